@@ -1,0 +1,265 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package capture runs a capture: it loads the objects, attaches the sources,
+// reads their records, hands the blocks to the one writer, and takes everything
+// down again in reverse order.
+package capture
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/rlimit"
+
+	"droidtap/agent/pcapng"
+	"droidtap/agent/plan"
+	"droidtap/agent/plugin"
+)
+
+// Probe is a source and the name of its objects.
+type Probe struct {
+	Name   string
+	Source plugin.Source
+}
+
+// Config is what to capture, and where to.
+type Config struct {
+	Probes      []Probe
+	Output      plugin.Opener
+	Label       string // what is captured, for file names
+	Application string // for the file's head: the tool and its version
+	CommandLine string // for the file's head
+	Wish        plan.Wish
+	Buffer      int    // bytes for records in the kernel, a power of two
+	Most        uint64 // packets after which to stop; 0: no limit
+	Unbuffered  bool   // each packet is written at once
+	Log         *slog.Logger
+	Ready       func(file string) // called when everything is attached
+}
+
+// Summary is what became of the packets. A packet that matched is either
+// captured, or counted in one of the others.
+type Summary struct {
+	File     string
+	Captured uint64 // in the file
+	Ignored  uint64 // records that the agent could not decode or write
+	plugin.Counts
+}
+
+// ErrAborted is returned when the capture was told to end at once: what was still
+// on its way to the file is lost.
+var ErrAborted = errors.New("stopped at once: what was not yet written is lost")
+
+// capture is one run.
+type capture struct {
+	Config
+	writer  *writer
+	start   time.Time
+	failure chan error // from the sources; the first counts
+	abort   <-chan struct{}
+
+	running []running
+	readers sync.WaitGroup
+
+	mu      sync.Mutex // of what readers write
+	ignored uint64
+	errs    []error
+	counts  plugin.Counts
+}
+
+// running is a source with what it holds in the kernel.
+type running struct {
+	Probe
+	coll     *ebpf.Collection
+	ring     ring
+	attached io.Closer
+}
+
+// Run captures until ctx ends, cfg.Most packets are in the file, the output fails
+// or the sources have nothing left to watch; the last two are errors. The summary
+// is valid with an error too, once a file has been opened.
+//
+// When abort is closed Run detaches and returns without waiting for the output.
+// The error wraps ErrKernel, plan.ErrImpossible or os.ErrPermission, or is a usage error.
+func Run(ctx context.Context, abort <-chan struct{}, cfg Config) (sum Summary, err error) {
+	c := &capture{Config: cfg, start: time.Now(), failure: make(chan error, 1), abort: abort}
+	u, err := readUname()
+	if err != nil {
+		return sum, err
+	}
+	p, err := plan.Make(ask(u.release), cfg.Wish)
+	if err != nil {
+		return sum, err
+	}
+	for _, why := range p.Why {
+		c.Log.Info("plan: " + why)
+	}
+	// Before 5.11 maps count against RLIMIT_MEMLOCK. Without root it fails, and so
+	// does the load, with the better message.
+	if err := rlimit.RemoveMemlock(); err != nil {
+		c.Log.Debug("raise the memory lock limit", "error", err)
+	}
+
+	target := plugin.Target{Plan: p, Log: c.Log, Wakeup: cfg.Buffer / 4, Emit: c.emit, Fail: c.fail}
+	if cfg.Unbuffered {
+		target.Wakeup = 0
+	}
+	defer func() { err = errors.Join(err, c.unload()) }()
+	if err := c.load(target); err != nil {
+		return sum, err
+	}
+	file, err := cfg.Output.Next(cfg.Label)
+	if err != nil {
+		return sum, err
+	}
+	sum.File = file.Name()
+	c.writer = newWriter(pcapng.NewWriter(file, pcapng.Section{
+		Hardware:    u.machine,
+		OS:          u.sysname + " " + u.release,
+		Application: cfg.Application,
+		Comment:     cfg.CommandLine,
+	}), cfg.Most, cfg.Unbuffered)
+
+	written := make(chan struct{})
+	go func() {
+		defer close(written)
+		c.writer.run()
+		if err := file.Close(); err != nil && c.writer.err == nil {
+			c.writer.err = fmt.Errorf("close %s: %w", file.Name(), err)
+		}
+	}()
+	runErr := c.run(ctx, target, sum.File)
+	select {
+	case <-written:
+	case <-abort:
+		return sum, errors.Join(runErr, ErrAborted)
+	}
+	c.summarise(&sum)
+	if c.writer.err != nil {
+		runErr = errors.Join(runErr, fmt.Errorf("write to %s: %w", sum.File, c.writer.err))
+	}
+	return sum, runErr
+}
+
+// load loads the objects of every source and opens their rings.
+func (c *capture) load(t plugin.Target) error {
+	for _, p := range c.Probes {
+		coll, err := load(p, t, c.Buffer)
+		if err != nil {
+			return err
+		}
+		c.running = append(c.running, running{Probe: p, coll: coll})
+		r, err := openRing(coll.Maps[events], c.Buffer, t.Wakeup)
+		if err != nil {
+			return fmt.Errorf("probe %s: %w", p.Name, err)
+		}
+		c.running[len(c.running)-1].ring = r
+	}
+	return nil
+}
+
+// unload frees what load loaded, in reverse order.
+func (c *capture) unload() error {
+	var errs []error
+	for _, r := range slices.Backward(c.running) {
+		if r.ring != nil {
+			errs = append(errs, r.ring.Close())
+		}
+		r.coll.Close()
+	}
+	return errors.Join(errs...)
+}
+
+// run attaches, waits for the end, and detaches; then it drains the rings and
+// closes the writer's channel.
+func (c *capture) run(ctx context.Context, t plugin.Target, file string) error {
+	defer close(c.writer.in)
+	err := c.attach(t)
+	for i := range c.running {
+		c.readers.Go(func() { c.read(&c.running[i]) })
+	}
+	if err == nil {
+		c.Ready(file)
+		select {
+		case <-ctx.Done():
+		case <-c.writer.enough:
+		case <-c.writer.failed:
+		case err = <-c.failure:
+		}
+	}
+	err = errors.Join(err, c.detach())
+	c.drain()
+	c.statistics()
+	return errors.Join(append([]error{err}, c.errs...)...)
+}
+
+func (c *capture) attach(t plugin.Target) error {
+	for i := range c.running {
+		r := &c.running[i]
+		var err error
+		if r.attached, err = r.Source.Attach(r.coll, t); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (c *capture) detach() error {
+	var errs []error
+	for _, r := range slices.Backward(c.running) {
+		if r.attached != nil {
+			errs = append(errs, r.attached.Close())
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// read moves the records of one source to the writer.
+func (c *capture) read(r *running) {
+	bad, why, err := read(r.ring, r.Source, c.writer.empty, c.send)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.ignored += bad
+	if why != nil {
+		c.Log.Warn("records could not be read", "probe", r.Name, "count", bad, "first", why)
+	}
+	if err != nil {
+		c.errs = append(c.errs, fmt.Errorf("probe %s: %w", r.Name, err))
+		c.fail(err)
+	}
+}
+
+// drain waits until the readers have read what is left in the rings.
+func (c *capture) drain() {
+	for _, r := range c.running {
+		if err := r.ring.flush(); err != nil {
+			c.errs = append(c.errs, fmt.Errorf("flush the ring of probe %s: %w", r.Name, err))
+			return
+		}
+	}
+	c.readers.Wait()
+}
+
+// send gives a batch to the writer; on an abort nobody takes it any more.
+func (c *capture) send(b *batch) {
+	select {
+	case c.writer.in <- b:
+	case <-c.abort:
+	}
+}
+
+func (c *capture) emit(b pcapng.Block) { c.send(&batch{blocks: []pcapng.Block{b}}) }
+
+func (c *capture) fail(err error) {
+	select {
+	case c.failure <- err:
+	default: // the first failure ends the capture already
+	}
+}

@@ -1,0 +1,183 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package capture
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"time"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/perf"
+	"github.com/cilium/ebpf/ringbuf"
+
+	"droidtap/agent/pcapng"
+	"droidtap/agent/plugin"
+)
+
+const (
+	// latency is how long a record may wait in a ring that is not filling up.
+	latency = 100 * time.Millisecond
+	// arenaSize is how many bytes of records make a batch; a larger record has its own memory.
+	arenaSize = 256 << 10
+	// minPerCPU holds a few of the largest perf records, in bytes.
+	minPerCPU = 256 << 10
+)
+
+// batch is some blocks on their way from a reader to the writer. Their bytes lie
+// in arena and belong to whoever holds the batch.
+type batch struct {
+	blocks []pcapng.Block
+	arena  []byte
+	used   int
+}
+
+func newBatch() *batch { return &batch{arena: make([]byte, arenaSize)} }
+
+func (b *batch) reset() *batch {
+	clear(b.blocks)
+	b.blocks, b.used = b.blocks[:0], 0
+	return b
+}
+
+// ring is the kernel's end of a stream of records.
+type ring interface {
+	// next returns the next record, in buf if it fits: os.ErrDeadlineExceeded
+	// after the deadline and errFlushed after flush, each when nothing is left.
+	next(buf []byte) ([]byte, error)
+	deadline(time.Time)
+	flush() error
+	// idle tells that next would wait, as far as that can be known without asking.
+	idle() bool
+	// ordered tells whether records come in the order of their time.
+	ordered() bool
+	Close() error
+}
+
+var errFlushed = ringbuf.ErrFlushed
+
+// openRing opens the ring that m is. buffer is in bytes, for all processors, and
+// wakeup is how many of them may wait before the reader is woken.
+func openRing(m *ebpf.Map, buffer, wakeup int) (ring, error) {
+	if m.Type() == ebpf.RingBuf {
+		r, err := ringbuf.NewReader(m)
+		if err != nil {
+			return nil, fmt.Errorf("open the ring buffer: %w", err)
+		}
+		return ringBuffer{r}, nil
+	}
+	cpus, err := ebpf.PossibleCPU()
+	if err != nil {
+		return nil, fmt.Errorf("count the processors: %w", err)
+	}
+	perCPU := max(buffer/cpus, minPerCPU)
+	r, err := perf.NewReaderWithOptions(m, perCPU, perf.ReaderOptions{Watermark: max(1, min(wakeup/cpus, perCPU/4))})
+	if err != nil {
+		return nil, fmt.Errorf("open the perf buffers: %w", err)
+	}
+	return perfBuffer{r}, nil
+}
+
+type ringBuffer struct{ *ringbuf.Reader }
+
+func (r ringBuffer) next(buf []byte) ([]byte, error) {
+	rec := ringbuf.Record{RawSample: buf}
+	err := r.ReadInto(&rec)
+	return rec.RawSample, err
+}
+func (r ringBuffer) deadline(t time.Time) { r.SetDeadline(t) }
+func (r ringBuffer) flush() error         { return r.Flush() }
+func (r ringBuffer) idle() bool           { return r.AvailableBytes() == 0 }
+func (r ringBuffer) ordered() bool        { return true }
+
+type perfBuffer struct{ *perf.Reader }
+
+// next skips the kernel's notices of lost records: the program has counted them.
+func (p perfBuffer) next(buf []byte) ([]byte, error) {
+	for {
+		rec := perf.Record{RawSample: buf}
+		if err := p.ReadInto(&rec); err != nil {
+			return nil, err
+		}
+		if rec.LostSamples == 0 {
+			return rec.RawSample, nil
+		}
+	}
+}
+func (p perfBuffer) deadline(t time.Time) { p.SetDeadline(t) }
+func (p perfBuffer) flush() error         { return p.Flush() }
+func (p perfBuffer) idle() bool           { return false }
+func (p perfBuffer) ordered() bool        { return false }
+
+// byTime sorts packets that came from the rings of several processors. Blocks of
+// other kinds keep their place.
+func byTime(blocks []pcapng.Block) {
+	slices.SortStableFunc(blocks, func(a, b pcapng.Block) int {
+		p, ok := a.(*pcapng.Packet)
+		q, ok2 := b.(*pcapng.Packet)
+		if !ok || !ok2 {
+			return 0
+		}
+		return cmp.Compare(p.Time, q.Time)
+	})
+}
+
+// read hands the records of a ring to send, in batches, until the ring has been
+// flushed and is empty. empty gives batches back. It returns how many records
+// could not be decoded, and why the first could not.
+func read(r ring, src plugin.Source, empty <-chan *batch, send func(*batch)) (bad uint64, why, err error) {
+	b := newBatch()
+	deliver := func() {
+		if len(b.blocks) == 0 {
+			return
+		}
+		if !r.ordered() {
+			byTime(b.blocks)
+		}
+		send(b)
+		select {
+		case used := <-empty:
+			b = used.reset()
+		default:
+			b = newBatch()
+		}
+	}
+	for {
+		if r.idle() {
+			deliver()
+			r.deadline(time.Now().Add(latency))
+		}
+		raw, err := r.next(b.arena[b.used:b.used])
+		switch {
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			deliver()
+			r.deadline(time.Now().Add(latency))
+			continue
+		case errors.Is(err, errFlushed):
+			deliver()
+			return bad, why, nil
+		case err != nil:
+			deliver()
+			return bad, why, fmt.Errorf("read records: %w", err)
+		}
+		if len(raw) <= len(b.arena)-b.used {
+			b.used += len(raw)
+		}
+		block, err := src.Decode(raw)
+		if err != nil {
+			if bad++; bad == 1 {
+				why = err
+			}
+			continue
+		}
+		if block != nil {
+			b.blocks = append(b.blocks, block)
+		}
+		if b.used > arenaSize-arenaSize/4 {
+			deliver()
+		}
+	}
+}

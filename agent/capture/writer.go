@@ -1,0 +1,112 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package capture
+
+import (
+	"errors"
+	"time"
+
+	"droidtap/agent/pcapng"
+)
+
+// flushEvery is how long a block may wait in the writer's buffer.
+const flushEvery = time.Second
+
+// writer owns the file: nothing else writes to it while run runs.
+type writer struct {
+	out   *pcapng.Writer
+	in    chan *batch
+	empty chan *batch // batches that readers may use again
+	most  uint64      // packets to write; 0: no limit
+	eager bool        // flush after each batch
+
+	enough    chan struct{}  // closed when most packets are written
+	failed    chan struct{}  // closed when the output has failed
+	packets   uint64         // handed to out
+	delivered map[int]uint64 // the same by ifindex
+	err       error          // why failed is closed
+	ignored   uint64         // packets that came after the failure
+}
+
+func newWriter(out *pcapng.Writer, most uint64, eager bool) *writer {
+	return &writer{
+		out: out, most: most, eager: eager,
+		in:        make(chan *batch, 4),
+		empty:     make(chan *batch, 4),
+		enough:    make(chan struct{}),
+		failed:    make(chan struct{}),
+		delivered: map[int]uint64{},
+	}
+}
+
+// run writes what comes until in is closed, and flushes.
+func (w *writer) run() {
+	tick := time.NewTicker(flushEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case b, open := <-w.in:
+			if !open {
+				w.flush()
+				return
+			}
+			for _, block := range b.blocks {
+				w.write(block)
+			}
+			if w.eager {
+				w.flush()
+			}
+			select {
+			case w.empty <- b:
+			default:
+			}
+		case <-tick.C:
+			w.flush()
+		}
+	}
+}
+
+func (w *writer) write(block pcapng.Block) {
+	p, isPacket := block.(*pcapng.Packet)
+	if isPacket && w.most > 0 && w.packets == w.most {
+		return
+	}
+	if w.err != nil {
+		if isPacket {
+			w.ignored++
+		}
+		return
+	}
+	if s, ok := block.(*pcapng.Statistics); ok {
+		s.Delivered = w.delivered[s.Ifindex]
+	}
+	switch err := w.out.Write(block); {
+	case errors.Is(err, pcapng.ErrInterface):
+		w.ignored++
+		return
+	case err != nil:
+		w.fail(err)
+		return
+	}
+	if isPacket {
+		w.packets++
+		w.delivered[p.Ifindex]++
+		if w.packets == w.most {
+			close(w.enough)
+		}
+	}
+}
+
+func (w *writer) flush() {
+	if w.err != nil {
+		return
+	}
+	if err := w.out.Flush(); err != nil {
+		w.fail(err)
+	}
+}
+
+func (w *writer) fail(err error) {
+	w.err = err
+	close(w.failed)
+}

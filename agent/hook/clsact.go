@@ -1,0 +1,218 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package hook
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/cilium/ebpf"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"droidtap/android"
+)
+
+// handleBase is the first handle of our filters; netd uses 1.
+const handleBase = 0x64740001 // "dt"
+
+// The preferences of Android's own filters: 2 tether6, 3 tether4, 4 clat, 5 dscp (Connectivity
+// TcUtils and ClatCoordinator, PRIO_TETHER6 to PRIO_DSCP). netd adds them with another protocol and would fail if one were taken.
+const (
+	prefFirst = 1
+	prefNext  = 6
+)
+
+// attempts bounds the retries when the place that was chosen is taken before we get there.
+const attempts = 8
+
+// Filter is a program attached by a cls_bpf filter of a clsact qdisc.
+type Filter struct {
+	Pref   uint16 // 1, or from 6 up where filters ahead may hide packets
+	Handle uint32
+
+	ifc  android.Interface
+	dir  Direction
+	name string
+
+	close sync.Once
+	err   error
+}
+
+// Warning says why the program may not see every packet, or is "".
+func (f *Filter) Warning() string {
+	if f.Pref == prefFirst {
+		return ""
+	}
+	return fmt.Sprintf("preference 1 at %s of %s is taken, ours is %d: filters ahead may hide packets", f.dir, f.ifc.Name, f.Pref)
+}
+
+// choose returns the preference and the handle of a new filter beside those that are there. A cls_bpf runs its newest
+// filter first (net/sched/cls_bpf.c cls_bpf_change: list_add_rcu), so a shared preference 1 hides nothing from us.
+// Preferences refused twice are passed over.
+func choose(there []filter, refused map[uint16]int) (pref uint16, handle uint32) {
+	taken := func(pref uint16) bool {
+		return refused[pref] > 1 || slices.ContainsFunc(there, func(f filter) bool { return f.pref == pref })
+	}
+	foreign := func(f filter) bool {
+		return f.pref == prefFirst && (f.kind != "bpf" || f.proto != unix.ETH_P_ALL)
+	}
+	pref = prefFirst
+	if refused[pref] > 1 || slices.ContainsFunc(there, foreign) {
+		for pref = prefNext; taken(pref); pref++ {
+		}
+	}
+	for handle = handleBase; slices.ContainsFunc(there, func(f filter) bool { return f.pref == pref && f.handle == handle }); handle++ {
+	}
+	return pref, handle
+}
+
+// attachClsact adds the filter, and the clsact where there is none.
+func attachClsact(ifc android.Interface, dir Direction, prog *ebpf.Program) (*Filter, error) {
+	me, err := self()
+	if err != nil {
+		return nil, err
+	}
+	refused := map[uint16]int{}
+	created := false
+	for range attempts {
+		var made bool
+		if made, err = ensureClsact(ifc, dir); err != nil {
+			break
+		}
+		created = created || made
+		me.made = created
+		var f *Filter
+		if f, err = add(ifc, dir, prog, me, refused); err == nil {
+			return f, nil
+		}
+		// Lost a race against netd or another agent: the handle or preference is taken now, or the qdisc is gone.
+		if !errors.Is(err, unix.EEXIST) && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
+			break
+		}
+	}
+	if created {
+		_, undo := deleteEmpty(ifc.Index)
+		err = errors.Join(err, undo)
+	}
+	return nil, err
+}
+
+// ensureClsact sees to a qdisc at ffff: that can hold the filter, and says whether it had to create it.
+func ensureClsact(ifc android.Interface, dir Direction) (created bool, err error) {
+	kinds, err := qdiscs()
+	if err != nil {
+		return false, err
+	}
+	switch kind := kinds[ifc.Index]; {
+	case kind == "clsact", kind == "ingress" && dir == Ingress:
+		return false, nil
+	case kind != "":
+		// The kernel would accept the filter and run it at ingress: sch_ingress.c knows one block only.
+		return false, fmt.Errorf("%w: an %s qdisc is in its place, which has no egress", ErrNoClsact, kind)
+	}
+	if strings.HasPrefix(ifc.Name, "v4-") {
+		// ClatCoordinator.java takes the EEXIST of its own tcQdiscAddDevClsact for a failure of the offload.
+		return false, fmt.Errorf("%w: netd creates it on %s itself and gives up the clat offload if there is one", ErrNoClsact, ifc.Name)
+	}
+	err = netlink.QdiscAdd(clsact(ifc.Index))
+	if errors.Is(err, unix.EEXIST) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("create clsact: %w", err)
+	}
+	return true, nil
+}
+
+// add puts the filter in the best place there is now.
+func add(ifc android.Interface, dir Direction, prog *ebpf.Program, me owner, refused map[uint16]int) (*Filter, error) {
+	there, err := filters(ifc.Index, dir)
+	if err != nil {
+		return nil, err
+	}
+	if !me.made {
+		if me.made, err = ours(ifc.Index); err != nil {
+			return nil, err
+		}
+	}
+	f := &Filter{ifc: ifc, dir: dir, name: me.String()}
+	f.Pref, f.Handle = choose(there, refused)
+	bpf := f.bpf()
+	bpf.Fd, bpf.Name, bpf.DirectAction = prog.FD(), f.name, true
+	if err := netlink.FilterAdd(bpf); err != nil {
+		refused[f.Pref]++
+		return nil, fmt.Errorf("add filter at preference %d: %w", f.Pref, err)
+	}
+	return f, nil
+}
+
+// ours says whether a process of ours created the clsact of an interface: then a filter of ours that hangs in it says
+// so, and whichever of them is closed last deletes it.
+func ours(ifindex int) (bool, error) {
+	for _, dir := range []Direction{Ingress, Egress} {
+		fs, err := filters(ifindex, dir)
+		if err != nil {
+			return false, err
+		}
+		for _, f := range fs {
+			if o, ok := parseOwner(f.name); ok && o.made {
+				return true, nil
+			}
+		}
+	}
+	return false, nil
+}
+
+// bpf addresses the filter to netlink.
+func (f *Filter) bpf() *netlink.BpfFilter {
+	return &netlink.BpfFilter{
+		FilterAttrs: netlink.FilterAttrs{
+			LinkIndex: f.ifc.Index,
+			Parent:    f.dir.parent(),
+			Handle:    f.Handle,
+			Priority:  f.Pref,
+			Protocol:  unix.ETH_P_ALL,
+		},
+		Fd: -1,
+	}
+}
+
+// attached says whether the filter at our place is ours still; not after netd deleted the clsact.
+func (f *Filter) attached() (bool, error) {
+	fs, err := filters(f.ifc.Index, f.dir)
+	return slices.ContainsFunc(fs, func(g filter) bool {
+		return g.kind == "bpf" && g.pref == f.Pref && g.handle == f.Handle && g.name == f.name
+	}), err
+}
+
+// Close removes the filter, and the clsact if a process of ours created it and nothing is left in it. What is gone
+// already, with its clsact or its interface, is no error. Call it in the network namespace of Attach.
+func (f *Filter) Close() error {
+	f.close.Do(func() {
+		if err := f.detach(); err != nil {
+			f.err = fmt.Errorf("detach clsact %s from %s: %w", f.dir, f.ifc.Name, err)
+		}
+	})
+	return f.err
+}
+
+func (f *Filter) detach() error {
+	there, err := f.attached()
+	if err != nil || !there {
+		return err
+	}
+	if err := netlink.FilterDel(f.bpf()); err != nil {
+		if there, again := f.attached(); there || again != nil {
+			return errors.Join(fmt.Errorf("delete filter at preference %d: %w", f.Pref, err), again)
+		}
+		return nil
+	}
+	if o, _ := parseOwner(f.name); o.made {
+		_, err = deleteEmpty(f.ifc.Index)
+	}
+	return err
+}

@@ -1,0 +1,236 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Command agent captures packets on a rooted Android phone and writes pcapng.
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"math/bits"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+
+	"github.com/urfave/cli/v2"
+
+	"droidtap/agent/capture"
+	"droidtap/agent/plan"
+	"droidtap/agent/plugin"
+)
+
+func main() {
+	os.Exit(run(os.Args, os.Stdout, os.Stderr))
+}
+
+// run is the whole program; it returns the exit code.
+func run(argv []string, stdout, stderr io.Writer) int {
+	app := newApp(stdout, stderr)
+	args, err := normalise(argv, app.Flags)
+	if err == nil {
+		err = app.Run(args)
+	}
+	return report(stderr, err)
+}
+
+func newApp(stdout, stderr io.Writer) *cli.App {
+	app := &cli.App{
+		Name:                  "agent",
+		Usage:                 "capture packets on a rooted Android phone",
+		ArgsUsage:             "[expression]",
+		CustomAppHelpTemplate: helpTemplate,
+		Flags:                 ownFlags(),
+		HideVersion:           true,
+		HideHelpCommand:       true,
+		Writer:                stdout,
+		ErrWriter:             stderr,
+		Action:                action,
+		// Without this it would print the help and call os.Exit itself.
+		OnUsageError:   func(_ *cli.Context, err error, _ bool) error { return plugin.Usagef("%w", err) },
+		ExitErrHandler: func(*cli.Context, error) {},
+	}
+	for _, p := range plugin.Probes() {
+		app.Flags = append(app.Flags, p.Flags...)
+	}
+	for _, o := range plugin.Outputs() {
+		app.Flags = append(app.Flags, o.Flags...)
+	}
+	return app
+}
+
+const (
+	groupCapture  = "Capture"
+	groupAdvanced = "Advanced"
+	groupInstead  = "Instead of a capture"
+)
+
+func ownFlags() []cli.Flag {
+	return []cli.Flag{
+		&cli.IntFlag{Name: "count", Aliases: []string{"c"}, Category: groupCapture,
+			Usage: "stop after `N` packets", DefaultText: "no limit"},
+		&cli.BoolFlag{Name: "packet-buffered", Aliases: []string{"U"}, Category: groupCapture,
+			Usage: "write each packet at once, not once a second or every 64 KiB"},
+		&cli.IntFlag{Name: "buffer-size", Aliases: []string{"B"}, Category: groupCapture, Value: defaultBuffer,
+			Usage: "keep up to `KIB` of packets in the kernel until they are read"},
+		&cli.StringFlag{Name: "backend", Category: groupAdvanced, Value: "auto",
+			Usage: "attach by `auto|tcx|clsact`"},
+		&cli.StringFlag{Name: "object", Category: groupAdvanced, Value: "auto",
+			Usage: "load the variant `auto|ring|legacy` of the bpf object"},
+		&cli.BoolFlag{Name: "verbose", Aliases: []string{"v"}, Category: groupAdvanced, Count: new(int),
+			Usage: "say what is done and why; -vv says more"},
+		&cli.BoolFlag{Name: "version", Category: groupInstead, Usage: "print the version"},
+	}
+}
+
+func action(c *cli.Context) error {
+	if c.Bool("version") {
+		_, err := fmt.Fprintln(c.App.Writer, versionText())
+		return err
+	}
+	for _, p := range plugin.Probes() {
+		if p.Instead == nil {
+			continue
+		}
+		if done, err := p.Instead(c); done || err != nil {
+			return err
+		}
+	}
+	cfg, err := configure(c)
+	if err != nil {
+		return err
+	}
+	ctx, abort, stop := signals(c.Context)
+	defer stop()
+	sum, err := capture.Run(ctx, abort, cfg)
+	if sum.File == "" {
+		return err
+	}
+	report(c.App.ErrWriter, err)
+	printSummary(c.App.ErrWriter, sum)
+	return reported(err)
+}
+
+// defaultBuffer is KiB for packets that wait in the kernel; minBuffer holds the
+// largest packet with room for others.
+const (
+	defaultBuffer = 4096
+	minBuffer     = 512
+	maxBuffer     = 1 << 20
+)
+
+// configure makes a capture of the flags, without touching the kernel.
+func configure(c *cli.Context) (capture.Config, error) {
+	cfg := capture.Config{
+		Application: "droidtap agent " + version,
+		CommandLine: strings.Join(os.Args, " "),
+		Unbuffered:  c.Bool("packet-buffered"),
+		Log:         newLog(c.App.ErrWriter, c.Count("verbose")),
+	}
+	count := c.Int("count")
+	if c.IsSet("count") && count <= 0 {
+		return cfg, plugin.Usagef("-c %d: a count of packets is 1 or more", count)
+	}
+	cfg.Most = uint64(count)
+	kib := c.Int("buffer-size")
+	if kib <= 0 || kib > maxBuffer {
+		return cfg, plugin.Usagef("-B %d: a buffer is 1 to %d KiB, rounded up to a power of two of at least %d", kib, maxBuffer, minBuffer)
+	}
+	cfg.Buffer = 1 << bits.Len(uint(max(kib, minBuffer)-1)) << 10
+	if b := c.String("backend"); b != "auto" {
+		cfg.Wish.Hook = plan.Hook(b)
+	}
+	if o := c.String("object"); o != "auto" {
+		cfg.Wish.Variant = plan.Variant(o)
+	}
+	if err := cfg.Wish.Check(); err != nil {
+		return cfg, plugin.Usagef("%w", err)
+	}
+	if err := addPlugins(c, &cfg); err != nil {
+		return cfg, err
+	}
+	cfg.Ready = func(file string) {
+		fmt.Fprintf(c.App.ErrWriter, "capturing on %s to %s\n", cfg.Label, file)
+	}
+	return cfg, nil
+}
+
+// addPlugins asks the plugins what the flags want of them.
+func addPlugins(c *cli.Context, cfg *capture.Config) error {
+	var labels []string
+	for _, p := range plugin.Probes() {
+		src, err := p.New(c)
+		if err != nil {
+			return err
+		}
+		if src == nil {
+			continue
+		}
+		cfg.Probes = append(cfg.Probes, capture.Probe{Name: p.Name, Source: src})
+		if l, ok := src.(plugin.Labeler); ok {
+			labels = append(labels, l.Label())
+		}
+	}
+	if len(cfg.Probes) == 0 {
+		return plugin.Usagef("nothing to capture: this agent has no probe that the flags ask for")
+	}
+	cfg.Label = strings.Join(labels, "+")
+	for _, o := range plugin.Outputs() {
+		opener, err := o.New(c)
+		if err != nil {
+			return err
+		}
+		if opener != nil && cfg.Output != nil {
+			return plugin.Usagef("a capture has one output, and the flags ask for two: %s is one of them", o.Name)
+		}
+		if opener != nil {
+			cfg.Output = opener
+		}
+	}
+	if cfg.Output == nil {
+		return plugin.Usagef("nowhere to write to: this agent has no output that the flags ask for")
+	}
+	return nil
+}
+
+// signals returns a context that the first signal ends, and a channel that the
+// second one closes: then what is on its way to the file is given up.
+func signals(parent context.Context) (ctx context.Context, abort <-chan struct{}, stop func()) {
+	ctx, cancel := context.WithCancel(parent)
+	second := make(chan struct{})
+	caught := make(chan os.Signal, 2)
+	// SIGHUP is what a capture gets when its adb shell goes away.
+	signal.Notify(caught, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT)
+	// A write to a closed pipe is an error, not the end of the process.
+	signal.Ignore(syscall.SIGPIPE)
+	go func() {
+		<-caught
+		cancel()
+		<-caught
+		close(second)
+	}()
+	return ctx, second, func() {
+		signal.Stop(caught)
+		cancel()
+	}
+}
+
+func printSummary(w io.Writer, s capture.Summary) {
+	fmt.Fprintf(w, "%d packets captured\n", s.Captured)
+	fmt.Fprintf(w, "%d packets received by filter\n", s.Received)
+	fmt.Fprintf(w, "%d packets dropped by kernel\n", s.Dropped)
+	fmt.Fprintf(w, "%d packets dropped by agent, %d unattributed\n", s.Ignored, s.Unattributed)
+	fmt.Fprintln(w, s.File)
+}
+
+// reported marks an error whose line has been printed, and keeps its exit code.
+func reported(err error) error {
+	if err == nil {
+		return nil
+	}
+	return reportedError{err}
+}
+
+type reportedError struct{ error }
+
+func (r reportedError) Unwrap() error { return r.error }

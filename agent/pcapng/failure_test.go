@@ -1,0 +1,141 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package pcapng
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"syscall"
+	"testing"
+)
+
+// full is an output with room for some bytes.
+type full struct {
+	bytes.Buffer
+	room  int
+	err   error
+	calls int // after the first failure
+}
+
+func (f *full) Write(b []byte) (int, error) {
+	if f.room < 0 {
+		f.calls++
+	}
+	if n := f.room - f.Len(); n < len(b) {
+		f.Buffer.Write(b[:max(n, 0)])
+		f.room = -1
+		return max(n, 0), f.err
+	}
+	return f.Buffer.Write(b)
+}
+
+// truncated is a full that can be cut back, as a regular file can.
+type truncated struct{ full }
+
+func (f *truncated) Truncate(n int64) error {
+	f.Buffer.Truncate(int(n))
+	return nil
+}
+
+// TestFailureAtEveryByte lets the output fail after every number of bytes of a small file, written in one piece and
+// block by block.
+func TestFailureAtEveryByte(t *testing.T) {
+	var whole bytes.Buffer
+	if _, err := write(&whole, sample()); err != nil {
+		t.Fatal(err)
+	}
+	for room := range whole.Len() {
+		for _, step := range []bool{false, true} {
+			out := &truncated{full{room: room, err: syscall.ENOSPC}}
+			w := NewWriter(out, section)
+			var err error
+			for _, b := range sample() {
+				if err = w.Write(b); err == nil && step {
+					err = w.Flush()
+				}
+				if err != nil {
+					break
+				}
+			}
+			if err == nil {
+				err = w.Flush()
+			}
+			if !errors.Is(err, syscall.ENOSPC) {
+				t.Fatalf("room for %d: error %v", room, err)
+			}
+			checkStopped(t, w, &out.full, err)
+			size, packets := 0, uint64(0)
+			for _, b := range walk(t, out.Bytes()) {
+				size += len(b.body) + 12
+				if b.kind == blockPacket {
+					packets++
+				}
+			}
+			if !bytes.HasPrefix(whole.Bytes(), out.Bytes()) || packets != w.Packets() {
+				t.Fatalf("room for %d: %d bytes with %d packets, Packets() is %d", room, size, packets, w.Packets())
+			}
+			if n := int(le.Uint32(append(whole.Bytes()[size:], 0, 0, 0, 0, 0, 0, 0, 0)[4:])); n != 0 && size+n <= room {
+				t.Fatalf("room for %d: cut back to %d although the next block ends at %d", room, size, size+n)
+			}
+		}
+	}
+}
+
+// checkStopped checks that w repeats its error and leaves the output alone.
+func checkStopped(t *testing.T, w *Writer, out *full, first error) {
+	t.Helper()
+	size := out.Len()
+	if err := w.Write(&Interface{Index: 99}); err != first {
+		t.Fatalf("Write after %v: %v", first, err)
+	}
+	if err := w.Flush(); err != first {
+		t.Fatalf("Flush after %v: %v", first, err)
+	}
+	if out.calls != 0 || out.Len() != size || w.Buffered() != 0 {
+		t.Fatalf("%d writes of %d bytes after %v; %d bytes wait", out.calls, out.Len()-size, first, w.Buffered())
+	}
+}
+
+func TestFailureOfAPipe(t *testing.T) {
+	out := &full{room: 700, err: syscall.EPIPE}
+	w, err := write(out, sample())
+	if !errors.Is(err, syscall.EPIPE) {
+		t.Fatalf("error %v", err)
+	}
+	checkStopped(t, w, out, err)
+	if out.Len() != 700 || w.Packets() == 0 || w.Packets() == 7 {
+		t.Errorf("%d bytes and %d packets out", out.Len(), w.Packets())
+	}
+}
+
+// short breaks the contract of io.Writer.
+type short struct{}
+
+func (short) Write(b []byte) (int, error) { return len(b) / 2, nil }
+
+// stuck fails to be cut back.
+type stuck struct{ full }
+
+func (*stuck) Truncate(int64) error { return syscall.EIO }
+
+func TestFailuresAreAllReported(t *testing.T) {
+	tests := []struct {
+		name string
+		out  io.Writer
+		want []error
+	}{
+		{"a short write without an error", short{}, []error{io.ErrShortWrite}},
+		{"a file that cannot be cut back", &stuck{full{room: 30, err: syscall.ENOSPC}}, []error{syscall.ENOSPC, syscall.EIO}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			_, err := write(tt.out, sample())
+			for _, want := range tt.want {
+				if !errors.Is(err, want) {
+					t.Errorf("error %v, want %v", err, want)
+				}
+			}
+		})
+	}
+}

@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package pcapng writes packets, interfaces and interface statistics as a pcapng file that stays readable
+// whatever happens to its output.
+//
+// Section numbers in comments are those of draft-ietf-opsawg-pcapng.
+package pcapng
+
+import "errors"
+
+// LinkType is a LINKTYPE_ value of https://www.tcpdump.org/linktypes.html.
+type LinkType uint16
+
+// The link types of an Android phone's interfaces.
+const (
+	Ethernet LinkType = 1   // LINKTYPE_ETHERNET
+	Raw      LinkType = 101 // LINKTYPE_RAW: the packet begins with its IPv4 or IPv6 header
+)
+
+// Direction is the way of a packet, seen from this host: bits 0-1 of epb_flags (section 4.3.1).
+type Direction uint8
+
+// The directions of a packet.
+const (
+	DirectionUnknown Direction = iota
+	Inbound
+	Outbound
+)
+
+// Section describes the file: who wrote it and where. Empty fields are left out.
+type Section struct {
+	Hardware    string // the machine
+	OS          string // operating system and kernel
+	Application string // the program that wrote the file
+	Comment     string // the command line
+}
+
+// Block is what a Writer writes: *Interface, *Packet or *Statistics.
+type Block interface{ block() }
+
+// Interface describes an interface before the first packet of it. Empty strings are left out.
+type Interface struct {
+	Index       int // kernel ifindex
+	Name        string
+	Description string
+	LinkType    LinkType
+	Snaplen     uint32 // bytes; 0 means no limit
+	Filter      string // the expression as the user wrote it
+	OS          string
+}
+
+// Packet is one captured packet. The Writer copies what it needs: Data and Comments stay the caller's.
+type Packet struct {
+	Ifindex   int
+	Time      int64  // unix nanoseconds
+	Data      []byte // as captured, from the link type's first byte; at most 262,144 bytes are written
+	Length    uint32 // original, bytes on the wire; taken as len(Data) if that is more
+	Direction Direction
+	UID       uint32 // for enrichers; not written
+	Comments  []string
+}
+
+// Statistics are the counters of one interface over the time of the capture.
+type Statistics struct {
+	Ifindex    int
+	Time       int64  // unix nanoseconds, when the counters were read
+	Start, End int64  // unix nanoseconds, of the capture; 0 leaves the option out
+	Received   uint64 // packets seen, before the filter
+	Accepted   uint64 // packets the filter accepted
+	Dropped    uint64 // accepted packets lost before they reached us
+	Delivered  uint64 // packets that reached us
+	Comment    string
+}
+
+func (*Interface) block()  {}
+func (*Packet) block()     {}
+func (*Statistics) block() {}
+
+// ErrInterface is the error of a packet or statistics whose ifindex no Interface block has described. The block is
+// not written; the Writer stays usable.
+var ErrInterface = errors.New("interface not described")

@@ -1,0 +1,146 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package plugin is the registry that probes and outputs add themselves to.
+//
+// A plugin is a folder under agent/probe or agent/output, a C file under
+// bpf/src if it has kernel code, and one agent/with_<name>.go that imports it
+// unless the build tag no_<name> is set. Adding one edits no other file.
+package plugin
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"maps"
+	"slices"
+
+	"github.com/cilium/ebpf"
+	"github.com/urfave/cli/v2"
+
+	"droidtap/agent/pcapng"
+	"droidtap/agent/plan"
+)
+
+// Probe describes one kind of event source. Its objects are
+// bpf/obj/<Name>.<variant>.o.
+type Probe struct {
+	Name, Usage string
+	Flags       []cli.Flag
+	// Instead does what some flags ask for in place of a capture (-D, -d) and says
+	// whether they did. It may be nil.
+	Instead func(*cli.Context) (bool, error)
+	// New makes the source for one capture from its flags, without touching
+	// the kernel. It returns nil, nil when the flags did not ask for the probe.
+	New func(*cli.Context) (Source, error)
+}
+
+// Source is a probe configured for one capture. Its methods are called in the
+// order in which they stand; Decode is called from one goroutine only.
+type Source interface {
+	// Prepare adjusts the spec before it is loaded: settings, map sizes,
+	// programs and filters. spec belongs to the plan's variant.
+	Prepare(spec *ebpf.CollectionSpec, t Target) error
+	// Attach starts the flow of events. Close detaches all that was attached.
+	Attach(coll *ebpf.Collection, t Target) (io.Closer, error)
+	// Decode makes a block of one record. It owns raw until the block has been
+	// written. A nil block is one that the source keeps to itself.
+	Decode(raw []byte) (pcapng.Block, error)
+}
+
+// Counter is what a Source may also be: it reports what its programs counted
+// in the kernel. It is called after Close and before the collection is closed.
+type Counter interface {
+	Counts(coll *ebpf.Collection) (Counts, error)
+}
+
+// Counts are the totals of one source, in packets. A packet is counted as
+// Received or not at all; each of the others is a part of Received.
+type Counts struct {
+	Received     uint64              // matched the filter (and the owner, if one was asked for)
+	Dropped      uint64              // matched, but could not be handed to the agent
+	Unattributed uint64              // left out: an owner was asked for and theirs is unknown
+	Interfaces   []pcapng.Statistics // one for each interface, Time left to the caller
+}
+
+// Target is what a Source is given to work with.
+type Target struct {
+	Plan   plan.Plan
+	Log    *slog.Logger
+	Wakeup int // bytes that may wait in the ring before its reader is woken
+	// Emit hands a block that is no record (an interface description, say) to
+	// the writer. It may be called from any goroutine until the source is closed.
+	Emit func(pcapng.Block)
+	// Fail ends the capture with err: the source has nothing left to watch.
+	Fail func(err error)
+}
+
+// Output describes one kind of destination.
+type Output struct {
+	Name, Usage string
+	Flags       []cli.Flag
+	New         func(*cli.Context) (Opener, error)
+}
+
+// Opener hands out the files that a capture is written to.
+type Opener interface {
+	// Next opens the next file. label names what is captured, for file names.
+	Next(label string) (File, error)
+}
+
+// File is one destination. Name is its path, or "standard output".
+type File interface {
+	io.WriteCloser
+	Name() string
+}
+
+// Labeler is what a Source may also be: it names what it captures, in a word
+// that fits a file name ("wlan0", "any").
+type Labeler interface{ Label() string }
+
+// UsageError is an error in what the user typed: one line, exit code 2.
+type UsageError struct{ err error }
+
+func (e *UsageError) Error() string { return e.err.Error() }
+func (e *UsageError) Unwrap() error { return e.err }
+
+// Usagef makes a UsageError; %w works as in fmt.Errorf.
+func Usagef(format string, args ...any) error {
+	return &UsageError{fmt.Errorf(format, args...)}
+}
+
+// IsUsage tells whether err is or wraps a UsageError.
+func IsUsage(err error) bool {
+	var u *UsageError
+	return errors.As(err, &u)
+}
+
+var (
+	probes  = map[string]Probe{}
+	outputs = map[string]Output{}
+)
+
+// RegisterProbe is called from init functions only; a second probe of the same
+// name is a mistake in the program, so it panics.
+func RegisterProbe(p Probe) { register(probes, p.Name, p) }
+
+// RegisterOutput is the same for outputs.
+func RegisterOutput(o Output) { register(outputs, o.Name, o) }
+
+func register[T any](to map[string]T, name string, v T) {
+	if _, dup := to[name]; dup {
+		panic("plugin: " + name + " is registered twice")
+	}
+	to[name] = v
+}
+
+// Probes returns the registered probes in the order of their names.
+func Probes() []Probe {
+	return slices.SortedFunc(maps.Values(probes), func(a, b Probe) int { return cmp.Compare(a.Name, b.Name) })
+}
+
+// Outputs returns the registered outputs in the order of their names.
+func Outputs() []Output {
+	return slices.SortedFunc(maps.Values(outputs), func(a, b Output) int { return cmp.Compare(a.Name, b.Name) })
+}

@@ -1,0 +1,141 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package packet
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+
+	"droidtap/agent/filter"
+	"droidtap/agent/plugin"
+	"droidtap/android"
+)
+
+// choose returns the interfaces that names stand for, in the order of all: "any",
+// a name, or a number of -D's list. No name at all is "any". Interfaces that
+// cannot be captured on are an error where named, and not part of "any".
+func choose(names []string, all []android.Interface) (chosen []android.Interface, any bool, err error) {
+	wanted := map[string]bool{}
+	for _, name := range names {
+		name = unnumber(strings.TrimSpace(name), all)
+		ifc, found := find(name, all)
+		switch {
+		case name == "any":
+			any = true
+			continue
+		case !found:
+			return nil, false, plugin.Usagef("there is no interface %q: there are %s, and any", name, nameList(all))
+		case ifc.Framing() == android.Unsupported:
+			return nil, false, plugin.Usagef("interface %s has link type %d, which begins neither with an Ethernet nor with an IP header: it cannot be captured on",
+				ifc.Name, ifc.Type)
+		}
+		wanted[ifc.Name] = true
+	}
+	any = any || len(names) == 0
+	for _, ifc := range all {
+		if wanted[ifc.Name] || any && ifc.Up && ifc.Framing() != android.Unsupported {
+			chosen = append(chosen, ifc)
+		}
+	}
+	if len(chosen) == 0 {
+		return nil, any, plugin.Usagef("no interface is up: bring one up, or name one with -i")
+	}
+	return chosen, any, nil
+}
+
+func find(name string, all []android.Interface) (android.Interface, bool) {
+	for _, ifc := range all {
+		if ifc.Name == name {
+			return ifc, true
+		}
+	}
+	return android.Interface{}, false
+}
+
+// unnumber returns the name that a number of -D's list stands for, or what it was
+// given. A name that is a number wins.
+func unnumber(name string, all []android.Interface) string {
+	if _, found := find(name, all); found {
+		return name
+	}
+	names := listed(all)
+	if n, err := strconv.Atoi(name); err == nil && n >= 1 && n <= len(names) {
+		return names[n-1]
+	}
+	return name
+}
+
+func nameList(all []android.Interface) string {
+	names := make([]string, len(all))
+	for i, ifc := range all {
+		names[i] = ifc.Name
+	}
+	return strings.Join(names, ", ")
+}
+
+// framings returns the framings of interfaces, each once.
+func framings(of []android.Interface) []android.Framing {
+	var out []android.Framing
+	for _, ifc := range of {
+		if f := ifc.Framing(); !slices.Contains(out, f) {
+			out = append(out, f)
+		}
+	}
+	return out
+}
+
+// compiled is an expression compiled for each framing; for some it may be impossible.
+type compiled struct {
+	filters map[android.Framing]filter.Filter
+	errs    map[android.Framing]error
+}
+
+// compileFor compiles expr for each framing. Its error is a usage error: no
+// framing takes the expression.
+func compileFor(ctx context.Context, expr string, of []android.Framing) (compiled, error) {
+	c := compiled{map[android.Framing]filter.Filter{}, map[android.Framing]error{}}
+	for _, framing := range of {
+		f, err := filter.Compile(ctx, expr, linkTypes[framing])
+		if err != nil {
+			c.errs[framing] = err
+			continue
+		}
+		c.filters[framing] = f
+	}
+	if len(c.filters) == 0 {
+		return c, plugin.Usagef("%w", c.errs[of[0]])
+	}
+	return c, nil
+}
+
+// usable returns the interfaces on which the expression can match, and a line for
+// each that is left out. An expression that is an error on an interface that was
+// named is a usage error; one that merely never matches there leaves it out, as
+// it does those of "any".
+func (c compiled) usable(chosen []android.Interface, any bool) (kept []android.Interface, left []string, err error) {
+	for _, ifc := range chosen {
+		err := c.errs[ifc.Framing()]
+		if err == nil {
+			kept = append(kept, ifc)
+			continue
+		}
+		why := fmt.Sprintf("%s: %v", without(ifc), err)
+		if !any && !errors.Is(err, filter.ErrRejectsAll) {
+			return nil, nil, plugin.Usagef("%s: %w", without(ifc), err)
+		}
+		left = append(left, why+": it is left out")
+	}
+	return kept, left, nil
+}
+
+// without says what the packets of an interface lack, or have.
+func without(ifc android.Interface) string {
+	if ifc.Framing() == android.L3 {
+		return "interface " + ifc.Name + " has no Ethernet header, its packets begin with the IP header"
+	}
+	return "interface " + ifc.Name
+}

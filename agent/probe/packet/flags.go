@@ -1,0 +1,133 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package packet
+
+import (
+	"bytes"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/urfave/cli/v2"
+
+	"droidtap/agent/plugin"
+)
+
+const (
+	groupCapture = "Capture"
+	groupApp     = "App filter"
+	groupInstead = "Instead of a capture"
+)
+
+// maxSnaplen is the most that tcpdump and libpcap take, in bytes.
+const maxSnaplen = 262144
+
+func flags() []cli.Flag {
+	return []cli.Flag{
+		&cli.StringSliceFlag{Name: "interface", Aliases: []string{"i"}, Category: groupCapture,
+			Usage: "capture on `IF[,IF]` (repeatable), a number from -D, or any: all that are there at the start", DefaultText: "any"},
+		&cli.IntFlag{Name: "snapshot-length", Aliases: []string{"s"}, Category: groupCapture,
+			Usage: "capture `N` bytes of each packet; 0 means 262144", DefaultText: "262144"},
+		&cli.StringFlag{Name: "direction", Aliases: []string{"Q"}, Category: groupCapture, Value: "inout",
+			Usage: "capture packets that go `in|out|inout`"},
+		&cli.StringFlag{Name: "expression-file", Aliases: []string{"F"}, Category: groupCapture,
+			Usage: "read the expression from `FILE`; # begins a comment"},
+		&cli.StringSliceFlag{Name: "uid", Category: groupApp,
+			Usage: "capture only packets of sockets of the user ids `N[,N]` (0 is root); a packet whose owner is unknown is left out and counted"},
+		&cli.BoolFlag{Name: "list-interfaces", Aliases: []string{"D"}, Category: groupInstead,
+			Usage: "list the interfaces"},
+		&cli.BoolFlag{Name: "dump-filter", Aliases: []string{"d"}, Category: groupInstead, Count: new(int),
+			Usage: "print the expression's classic bpf program; -dd as C, -ddd as numbers"},
+	}
+}
+
+// options is what the flags say, checked.
+type options struct {
+	names      []string // as given, "any" among them; empty: any
+	expr       string
+	snaplen    uint32   // 1 to maxSnaplen
+	directions uint32   // recordIngress, recordEgress
+	uids       []uint32 // empty: packets of everybody
+}
+
+// parse checks the flags; its errors are usage errors of one line.
+func parse(c *cli.Context) (options, error) {
+	o := options{names: c.StringSlice("interface")}
+	var err error
+	if o.expr, err = expression(c.Args().Slice(), c.String("expression-file"), os.ReadFile); err != nil {
+		return o, err
+	}
+	if o.snaplen, err = snaplen(c.Int("snapshot-length")); err != nil {
+		return o, err
+	}
+	if o.directions, err = directions(c.String("direction")); err != nil {
+		return o, err
+	}
+	if o.uids, err = parseUIDs(c.StringSlice("uid")); err != nil {
+		return o, err
+	}
+	if c.IsSet("uid") && len(o.uids) == 0 {
+		return o, plugin.Usagef("--uid needs a user id")
+	}
+	return o, nil
+}
+
+// expression returns the expression's text: the words of the command line, or
+// what a file holds, without comments.
+func expression(words []string, file string, read func(string) ([]byte, error)) (string, error) {
+	if file == "" {
+		return strings.TrimSpace(strings.Join(words, " ")), nil
+	}
+	if len(words) > 0 {
+		return "", plugin.Usagef("the expression is given twice: in %s by -F and as %q", file, strings.Join(words, " "))
+	}
+	text, err := read(file)
+	if err != nil {
+		return "", plugin.Usagef("read the expression: %w", err)
+	}
+	var lines []string
+	for line := range bytes.Lines(text) {
+		code, _, _ := strings.Cut(string(line), "#")
+		if code = strings.TrimSpace(code); code != "" {
+			lines = append(lines, code)
+		}
+	}
+	return strings.Join(lines, " "), nil
+}
+
+func snaplen(n int) (uint32, error) {
+	switch {
+	case n < 0 || n > maxSnaplen:
+		return 0, plugin.Usagef("-s %d: a snapshot length is 1 to %d bytes, 0 the most", n, maxSnaplen)
+	case n == 0:
+		return maxSnaplen, nil
+	}
+	return uint32(n), nil
+}
+
+func directions(q string) (uint32, error) {
+	switch q {
+	case "in":
+		return recordIngress, nil
+	case "out":
+		return recordEgress, nil
+	case "inout":
+		return recordIngress | recordEgress, nil
+	}
+	return 0, plugin.Usagef("-Q %q: a direction is in, out or inout", q)
+}
+
+func parseUIDs(list []string) ([]uint32, error) {
+	var uids []uint32
+	for _, s := range list {
+		n, err := strconv.ParseUint(strings.TrimSpace(s), 10, 32)
+		if err != nil || n == UIDUnknown {
+			return nil, plugin.Usagef("--uid %q: a user id is a number from 0 to %d", s, UIDUnknown-1)
+		}
+		if uid := uint32(n); !slices.Contains(uids, uid) {
+			uids = append(uids, uid)
+		}
+	}
+	return uids, nil
+}

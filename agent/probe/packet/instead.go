@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package packet
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"slices"
+
+	"github.com/urfave/cli/v2"
+
+	"droidtap/android"
+)
+
+// instead serves -D and -d, which need no root.
+func instead(c *cli.Context) (bool, error) {
+	switch {
+	case c.Bool("list-interfaces"):
+		all, err := android.Interfaces(os.DirFS("/sys"))
+		if err != nil {
+			return true, fmt.Errorf("list network interfaces: %w", err)
+		}
+		return true, list(c.App.Writer, all)
+	case c.Bool("dump-filter"):
+		src, err := fromFlags(c)
+		if err != nil {
+			return true, err
+		}
+		s := src.(*source)
+		return true, dump(c.App.Writer, s, c.Count("dump-filter"))
+	}
+	return false, nil
+}
+
+// anyText is how tcpdump -D describes "any".
+const anyText = "(Pseudo-device that captures on all interfaces) [Up, Running]"
+
+// listed returns the names of -D's list in its order, which -i's numbers count.
+// "any" stands where tcpdump has it, before the loopback interfaces.
+func listed(all []android.Interface) []string {
+	var names []string
+	at := 0
+	for _, ifc := range all {
+		names = append(names, ifc.Name)
+		if !ifc.Loopback {
+			at = len(names)
+		}
+	}
+	return slices.Insert(names, at, "any")
+}
+
+// list prints interfaces as tcpdump -D does; Wireshark's androiddump reads it.
+func list(w io.Writer, all []android.Interface) error {
+	for n, name := range listed(all) {
+		text := anyText
+		for _, ifc := range all {
+			if ifc.Name == name {
+				text = ifc.Describe()
+			}
+		}
+		if _, err := fmt.Fprintf(w, "%d.%s %s\n", n+1, name, text); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// dump prints the classic program as tcpdump does, for people (1), as C (2) or as
+// numbers (3): that for an Ethernet header where one of the interfaces has it.
+func dump(w io.Writer, s *source, how int) error {
+	framing := framings(s.chosen)[0]
+	if _, ok := s.filters[android.L2]; ok {
+		framing = android.L2
+	}
+	text, err := s.filters[framing].Dump(how)
+	if err != nil {
+		return err
+	}
+	_, err = io.WriteString(w, text)
+	return err
+}

@@ -1,0 +1,213 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package packet is the probe that captures packets: classifiers on chosen
+// interfaces, a pcap-filter expression in them, and the records they send.
+package packet
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/cilium/ebpf"
+	"github.com/urfave/cli/v2"
+
+	"droidtap/agent/filter"
+	"droidtap/agent/hook"
+	"droidtap/agent/pcapng"
+	"droidtap/agent/plugin"
+	"droidtap/android"
+)
+
+func init() {
+	plugin.RegisterProbe(plugin.Probe{
+		Name:    "packet",
+		Usage:   "packets of network interfaces",
+		Flags:   flags(),
+		Instead: instead,
+		New:     fromFlags,
+	})
+}
+
+// source is the packet probe configured for one capture.
+type source struct {
+	options
+	any     bool // asked for by no name
+	chosen  []android.Interface
+	filters map[android.Framing]filter.Filter
+	left    []string // why an interface of "any" was left out
+	decoder decoder
+}
+
+func fromFlags(c *cli.Context) (plugin.Source, error) {
+	o, err := parse(c)
+	if err != nil {
+		return nil, err
+	}
+	all, err := android.Interfaces(os.DirFS("/sys"))
+	if err != nil {
+		return nil, fmt.Errorf("list network interfaces: %w", err)
+	}
+	s := &source{options: o}
+	if s.chosen, s.any, err = choose(o.names, all); err != nil {
+		return nil, err
+	}
+	compiled, err := compileFor(c.Context, o.expr, framings(s.chosen))
+	if err != nil {
+		return nil, err
+	}
+	s.filters = compiled.filters
+	if s.chosen, s.left, err = compiled.usable(s.chosen, s.any); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// Label names the capture for file names: "any", "wlan0", "wlan0+rmnet_data0".
+func (s *source) Label() string {
+	if s.any {
+		return "any"
+	}
+	names := make([]string, len(s.chosen))
+	for i, ifc := range s.chosen {
+		names[i] = ifc.Name
+	}
+	return strings.Join(names, "+")
+}
+
+// linkTypes says how packets of a framing are written. Their program handles
+// only those, so there is no other.
+var linkTypes = map[android.Framing]pcapng.LinkType{
+	android.L2: pcapng.Ethernet,
+	android.L3: pcapng.Raw,
+}
+
+// programs names the program of bpf/src/packet.bpf.c for a framing and direction.
+var programs = map[android.Framing]map[hook.Direction]string{
+	android.L2: {hook.Ingress: "l2_ingress", hook.Egress: "l2_egress"},
+	android.L3: {hook.Ingress: "l3_ingress", hook.Egress: "l3_egress"},
+}
+
+// Prepare leaves only the programs that will be attached, with settings, filter
+// and maps for these interfaces and uids.
+func (s *source) Prepare(spec *ebpf.CollectionSpec, t plugin.Target) error {
+	s.decoder = newDecoder(t.Plan.Clock, s.snaplen, s.chosen)
+	var wanted []string
+	for _, ifc := range s.chosen {
+		for _, dir := range s.hooks(ifc) {
+			wanted = append(wanted, programs[ifc.Framing()][dir])
+		}
+	}
+	for name := range spec.Programs {
+		if !slices.Contains(wanted, name) {
+			delete(spec.Programs, name)
+		}
+	}
+	for framing, f := range s.filters {
+		if !slices.Contains(framings(s.chosen), framing) {
+			continue
+		}
+		if err := f.Inject(spec); err != nil {
+			return err
+		}
+	}
+	return s.fillMaps(spec, uint32(t.Wakeup))
+}
+
+// hooks returns the directions of an interface that need a program. An owner
+// filter needs the way out even where only the way in is recorded: flows are
+// learnt there. The loopback interface shows each packet twice; the way in is
+// the one that is recorded.
+func (s *source) hooks(ifc android.Interface) []hook.Direction {
+	owner := len(s.uids) > 0
+	var dirs []hook.Direction
+	if s.directions&recordIngress != 0 {
+		dirs = append(dirs, hook.Ingress)
+	}
+	out := s.directions&recordEgress != 0
+	if ifc.Loopback && s.directions&recordIngress != 0 {
+		out = false
+	}
+	if out || owner {
+		dirs = append(dirs, hook.Egress)
+	}
+	return dirs
+}
+
+// Attach describes the interfaces to the writer and attaches to each. An
+// interface of "any" that has gone since it was listed is left out.
+func (s *source) Attach(coll *ebpf.Collection, t plugin.Target) (io.Closer, error) {
+	for _, why := range s.left {
+		t.Log.Warn(why)
+	}
+	swept, err := hook.Sweep()
+	for _, line := range swept {
+		t.Log.Warn("left by a killed run: " + line)
+	}
+	if err != nil {
+		t.Log.Warn("look for leftovers of killed runs: " + err.Error())
+	}
+
+	var a attachment
+	attached := 0
+	for _, ifc := range s.chosen {
+		t.Emit(s.describe(ifc))
+		switch err := s.attach(&a, coll, t, ifc); {
+		case err == nil:
+			attached++
+		case s.any && !errors.Is(err, os.ErrPermission):
+			t.Log.Warn(ifc.Name + " is left out: " + err.Error())
+		default:
+			return nil, errors.Join(err, a.Close())
+		}
+	}
+	if attached == 0 {
+		return nil, errors.New("nothing to capture on: no interface could be attached to")
+	}
+	if err := a.watch(s.chosen, t); err != nil {
+		return nil, errors.Join(err, a.Close())
+	}
+	return &a, nil
+}
+
+func (s *source) attach(a *attachment, coll *ebpf.Collection, t plugin.Target, ifc android.Interface) error {
+	before := len(a.closers)
+	for _, dir := range s.hooks(ifc) {
+		prog := coll.Programs[programs[ifc.Framing()][dir]]
+		h, err := hook.Attach(hook.Kind(t.Plan.Hook), ifc, dir, prog)
+		if err != nil {
+			return errors.Join(err, a.closeFrom(before))
+		}
+		a.closers = append(a.closers, h)
+		if w, ok := h.(interface{ Warning() string }); ok && w.Warning() != "" {
+			t.Log.Warn(w.Warning())
+		}
+		t.Log.Debug("attached", "interface", ifc.Name, "direction", dir, "hook", t.Plan.Hook)
+	}
+	if !ifc.Up {
+		t.Log.Warn(ifc.Name + " is down: packets will come when it is up")
+	}
+	return nil
+}
+
+func (s *source) describe(ifc android.Interface) *pcapng.Interface {
+	return &pcapng.Interface{
+		Index:    ifc.Index,
+		Name:     ifc.Name,
+		LinkType: linkTypes[ifc.Framing()],
+		Snaplen:  s.snaplen,
+		Filter:   s.expr,
+	}
+}
+
+// Decode makes a packet of a record.
+func (s *source) Decode(raw []byte) (pcapng.Block, error) {
+	p, err := s.decoder.decode(raw)
+	if err != nil {
+		return nil, err
+	}
+	return p, nil
+}

@@ -1,0 +1,112 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package packet
+
+import (
+	"encoding/binary"
+	"fmt"
+
+	"droidtap/agent/pcapng"
+	"droidtap/agent/plan"
+	"droidtap/android"
+)
+
+// event mirrors struct event of bpf/src/agent.h: what stands before the packet's
+// bytes in a record. TestABI holds the two together.
+type event struct {
+	Time      uint64
+	Ifindex   uint32
+	Len       uint32
+	Caplen    uint32
+	UID       uint32
+	VlanTCI   uint16
+	VlanProto [2]byte // big endian, as on the wire
+	Direction uint8
+	Pad       [3]uint8
+}
+
+const eventSize = 32
+
+// UIDUnknown is the owner of a packet whose owner the kernel did not tell.
+const UIDUnknown = 0xffffffff
+
+// Directions as bpf/src/agent.h numbers them.
+const (
+	recordIngress = 1
+	recordEgress  = 2
+)
+
+func parseEvent(raw []byte) (e event, ok bool) {
+	if len(raw) < eventSize {
+		return e, false
+	}
+	le := binary.LittleEndian
+	e = event{
+		Time:      le.Uint64(raw),
+		Ifindex:   le.Uint32(raw[8:]),
+		Len:       le.Uint32(raw[12:]),
+		Caplen:    le.Uint32(raw[16:]),
+		UID:       le.Uint32(raw[20:]),
+		VlanTCI:   le.Uint16(raw[24:]),
+		VlanProto: [2]byte(raw[26:28]),
+		Direction: raw[28],
+	}
+	return e, true
+}
+
+// decoder makes packets of records.
+type decoder struct {
+	clock   clock
+	snaplen int
+	l2      map[uint32]bool // by ifindex: its packets begin with an Ethernet header
+}
+
+func newDecoder(c plan.Clock, snaplen uint32, chosen []android.Interface) decoder {
+	d := decoder{clock: newClock(c), snaplen: int(snaplen), l2: map[uint32]bool{}}
+	for _, ifc := range chosen {
+		d.l2[uint32(ifc.Index)] = ifc.Framing() == android.L2
+	}
+	return d
+}
+
+const (
+	macs    = 12 // bytes of an Ethernet header before the place of a VLAN tag
+	vlanTag = 4  // bytes
+)
+
+// decode makes a packet of a record; its Data is a part of raw, which it changes.
+// A tag that the network card or the kernel took off the packet is put back, as
+// libpcap does, so that the file holds what was on the wire.
+func (d *decoder) decode(raw []byte) (*pcapng.Packet, error) {
+	e, ok := parseEvent(raw)
+	if !ok || uint64(e.Caplen) > uint64(len(raw)-eventSize) {
+		return nil, fmt.Errorf("record of %d bytes is cut short", len(raw))
+	}
+	l2, known := d.l2[e.Ifindex]
+	if !known {
+		return nil, fmt.Errorf("record of interface index %d, which is not captured on", e.Ifindex)
+	}
+	p := &pcapng.Packet{
+		Ifindex: int(e.Ifindex),
+		Time:    d.clock.wall(e.Time),
+		Data:    raw[eventSize:][:e.Caplen],
+		Length:  e.Len,
+		UID:     e.UID,
+	}
+	switch e.Direction {
+	case recordIngress:
+		p.Direction = pcapng.Inbound
+	case recordEgress:
+		p.Direction = pcapng.Outbound
+	}
+	if e.VlanProto != [2]byte{} && l2 && e.Caplen >= macs {
+		// The event before the bytes has been read: its last four bytes make room.
+		tagged := raw[eventSize-vlanTag:][:int(e.Caplen)+vlanTag]
+		copy(tagged, p.Data[:macs])
+		copy(tagged[macs:], e.VlanProto[:])
+		binary.BigEndian.PutUint16(tagged[macs+2:], e.VlanTCI)
+		p.Data = tagged[:min(len(tagged), d.snaplen)]
+		p.Length += vlanTag
+	}
+	return p, nil
+}

@@ -1,0 +1,189 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * What every probe of droidtap shares: the filter stubs, the record header, the
+ * settings and the way out of the kernel. "nocore": UAPI headers and helpers
+ * only, no kernel struct and no BTF of the kernel, so that one object runs on
+ * every kernel that offers its features. All #ifdef of the project stand here.
+ *
+ *	HAVE_RODATA	global data, 5.2
+ *	HAVE_RINGBUF	BPF_MAP_TYPE_RINGBUF, 5.8
+ */
+#ifndef DROIDTAP_AGENT_H
+#define DROIDTAP_AGENT_H
+
+#include <linux/bpf.h>
+#include <stdbool.h>
+#include <bpf/bpf_helpers.h>
+#include <bpf/bpf_endian.h>
+
+#define UID_UNKNOWN 0xffffffffU
+
+enum direction {
+	INGRESS = 1,
+	EGRESS = 2,
+};
+
+/* The head of a record; caplen bytes of packet follow it. Go: packet.event. */
+struct event {
+	__u64 time; /* ns, boot clock, or the monotonic one: see plan.Clock */
+	__u32 ifindex;
+	__u32 len;    /* bytes of the packet on the wire, hardware VLAN tag not counted */
+	__u32 caplen; /* bytes that follow */
+	__u32 uid;    /* owner, or UID_UNKNOWN */
+	__u16 vlan_tci;
+	__be16 vlan_proto; /* TPID of the tag that the hardware holds, 0: no tag */
+	__u8 direction;	   /* enum direction */
+	__u8 pad[3];
+};
+
+/* What user space decides before the load. Go: packet.settings. */
+struct settings {
+	__u32 snaplen;	  /* 1 to 262144 */
+	__u32 directions; /* enum direction, or-ed: what to record */
+	__u32 owner;	  /* 1: only packets of the uids in the map of that name */
+	__u32 wakeup;	  /* bytes that may wait in the ring before the reader is woken */
+};
+
+#ifdef HAVE_RODATA
+const volatile struct settings settings;
+
+static __always_inline const volatile struct settings *setting(void)
+{
+	return &settings;
+}
+#else
+/* One entry, written before the load and never again. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct settings);
+} settings SEC(".maps");
+
+static __always_inline const volatile struct settings *setting(void)
+{
+	__u32 zero = 0;
+
+	return bpf_map_lookup_elem(&settings, &zero);
+}
+#endif
+
+/*
+ * Stubs into which a filter is injected by name, one for packets that begin
+ * with an Ethernet header and one for those that begin with the IP header. The
+ * signature and the body are the ABI of the injected code: it runs first, puts
+ * its verdict into r4 and zeroes r1, r2, r3 and r5, and then the body runs. See
+ * agent/filter. Without a filter the body accepts every packet that has bytes.
+ */
+#define FILTER_STUB(name)                                                                          \
+	static __noinline bool name(void *_skb, void *__skb, void *___skb, void *data,             \
+				    void *data_end)                                                \
+	{                                                                                          \
+		return data != data_end && _skb == __skb && __skb == ___skb;                       \
+	}
+
+FILTER_STUB(filter_pcap_l2)
+FILTER_STUB(filter_pcap_l3)
+
+/*
+ * Packet bounds are handed over as offsets, since the bytes are read by
+ * bpf_skb_load_bytes: pointers would hide what lies outside the linear head.
+ * The values are hidden from clang, which otherwise drops an argument that is a
+ * constant 0 and moves the others to other registers.
+ */
+#define RUN_FILTER(name, skb)                                                                      \
+	({                                                                                         \
+		__u64 start = 0, end = (skb)->len;                                                 \
+		asm volatile("" : "+r"(start), "+r"(end));                                         \
+		name(skb, skb, skb, (void *)start, (void *)end);                                   \
+	})
+
+#ifdef HAVE_RINGBUF
+#define MAX_CAPLEN 262144
+
+/* The size is set by -B. A full ring refuses records: emit() says so. */
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 1 << 22);
+} events SEC(".maps");
+
+static __always_inline __u64 wakeup(void)
+{
+	return bpf_ringbuf_query(&events, BPF_RB_AVAIL_DATA) >= setting()->wakeup
+		       ? BPF_RB_FORCE_WAKEUP
+		       : BPF_RB_NO_WAKEUP;
+}
+
+/*
+ * A ring buffer record has a size that the verifier knows, so there is one class
+ * of sizes for each power of four. size is a power of two: up to 5.10 the
+ * verifier learns from the mask, and not from a comparison, that n + 1 is
+ * neither 0 nor more than size.
+ */
+#define EMIT_CLASS(size)                                                                           \
+	static __always_inline int emit_##size(struct __sk_buff *skb, const struct event *e)       \
+	{                                                                                          \
+		struct {                                                                           \
+			struct event e;                                                            \
+			__u8 bytes[size];                                                          \
+		} *r = bpf_ringbuf_reserve(&events, sizeof(*r), 0);                                \
+		__u64 n = e->caplen - 1;                                                           \
+                                                                                                   \
+		if (!r)                                                                            \
+			return -1;                                                                 \
+		asm volatile("" : "+r"(n));                                                        \
+		n &= (size)-1;                                                                     \
+		r->e = *e;                                                                         \
+		if (e->caplen && bpf_skb_load_bytes(skb, 0, r->bytes, n + 1)) {                    \
+			bpf_ringbuf_discard(r, BPF_RB_NO_WAKEUP);                                  \
+			return -1;                                                                 \
+		}                                                                                  \
+		bpf_ringbuf_submit(r, wakeup());                                                   \
+		return 0;                                                                          \
+	}
+
+EMIT_CLASS(128)
+EMIT_CLASS(512)
+EMIT_CLASS(2048)
+EMIT_CLASS(8192)
+EMIT_CLASS(32768)
+EMIT_CLASS(65536)
+EMIT_CLASS(262144)
+
+/* Hands e and e->caplen bytes of the packet to the agent; not 0: it could not. */
+static __always_inline int emit(struct __sk_buff *skb, const struct event *e)
+{
+	if (e->caplen <= 128)
+		return emit_128(skb, e);
+	if (e->caplen <= 512)
+		return emit_512(skb, e);
+	if (e->caplen <= 2048)
+		return emit_2048(skb, e);
+	if (e->caplen <= 8192)
+		return emit_8192(skb, e);
+	if (e->caplen <= 32768)
+		return emit_32768(skb, e);
+	if (e->caplen <= 65536)
+		return emit_65536(skb, e);
+	return emit_262144(skb, e);
+}
+#else
+/* A perf record's size is a u16 and counts its own head and ours. */
+#define MAX_CAPLEN (65536 - 64)
+
+/* A ring for each CPU, of -B in all. A full one refuses records: emit() says so. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERF_EVENT_ARRAY);
+	__uint(key_size, sizeof(__u32));
+	__uint(value_size, sizeof(__u32));
+} events SEC(".maps");
+
+/* Hands e and e->caplen bytes of the packet to the agent; not 0: it could not. */
+static __always_inline int emit(struct __sk_buff *skb, struct event *e)
+{
+	return bpf_perf_event_output(skb, &events, ((__u64)e->caplen << 32) | BPF_F_CURRENT_CPU, e,
+				     sizeof(*e));
+}
+#endif
+
+#endif

@@ -1,0 +1,17 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+#
+# boot.sh VMLINUZ INITRD PORT: run the phone with its serial console on stdout
+# and its adbd at 127.0.0.1:PORT. LAB_TIMEOUT (seconds) ends a forgotten phone.
+set -euo pipefail
+vmlinuz=$1 initrd=$2 port=$3
+
+# cortex-a72: "max" spends its time emulating pointer authentication.
+# restrict=on: the guest reaches nothing but the forwarded port's other end.
+exec timeout -k 5 "${LAB_TIMEOUT:-1800}" qemu-system-aarch64 \
+    -M virt,gic-version=3 -cpu "${LAB_CPU:-cortex-a72}" -accel tcg,thread=multi -smp 2 -m 1G \
+    -display none -monitor none -serial stdio -no-reboot -nodefaults \
+    -netdev "user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:$port-:5555" -device virtio-net-pci,netdev=net,romfile= \
+    -device virtio-rng-pci \
+    -kernel "$vmlinuz" -initrd "$initrd" \
+    -append "console=ttyAMA0 panic=-1 loglevel=4 net.ifnames=0 lab_time=$(date +%s) ${LAB_APPEND:-}"

@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Command phone is what the emulated phone runs besides Debian's programs: the
+// traffic of the tests, the peer that answers it, the mobile-data link and su.
+package main
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+const usage = `usage:
+  phone serve [-tls PORTS] [-http PORTS] [-tcp PORTS] [-udp PORTS]   answer on every address
+  phone fetch [-n N] [-size BYTES] URL      GET, each time on a connection of its own
+  phone udp [-n N] HOST:PORT                send datagrams, wait for each echo
+  phone wait HOST:PORT...                   until all accept TCP
+  phone pipe TUN1 NETNS TUN2                two tun devices, end to end
+  su [USER] [-c COMMAND...]                 when called su
+`
+
+var commands = map[string]func(args []string) error{
+	"serve": serve,
+	"fetch": fetch,
+	"udp":   udp,
+	"wait":  wait,
+	"pipe":  pipe,
+}
+
+func main() {
+	name, args := filepath.Base(os.Args[0]), os.Args[1:]
+	run := su
+	if name != "su" {
+		if len(args) > 0 {
+			name, args = args[0], args[1:]
+		}
+		run = commands[name]
+	}
+	if run == nil {
+		fmt.Fprint(os.Stderr, usage)
+		os.Exit(2)
+	}
+	if err := run(args); err != nil {
+		fmt.Fprintf(os.Stderr, "%s: %s\n", name, strings.TrimSpace(err.Error()))
+		os.Exit(1)
+	}
+}
