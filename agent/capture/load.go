@@ -54,18 +54,19 @@ func loadVariant(probe Probe, variant plan.Variant, t plugin.Target, buffer int)
 		m.MaxEntries = uint32(buffer)
 	}
 	if err := probe.Source.Prepare(spec, t); err != nil {
-		return nil, usageIfTooLarge(err)
+		return nil, usageIfFilter(err)
 	}
 	coll, err := ebpf.NewCollection(spec)
 	if errors.Is(err, unix.E2BIG) {
 		// Before 5.2 a program has at most 4,096 instructions, and the log is empty.
-		err = usageIfTooLarge(fmt.Errorf("%w for this kernel, give a shorter expression: %w", filter.ErrTooLarge, err))
+		err = usageIfFilter(fmt.Errorf("%w for this kernel, give a shorter expression: %w", filter.ErrTooLarge, err))
 	}
 	return coll, err
 }
 
-func usageIfTooLarge(err error) error {
-	if errors.Is(err, filter.ErrTooLarge) {
+// usageIfFilter makes a usage error of one that a shorter or simpler expression cures.
+func usageIfFilter(err error) error {
+	if errors.Is(err, filter.ErrTooLarge) || errors.Is(err, filter.ErrUnsupported) {
 		return plugin.Usagef("%w", err)
 	}
 	return err

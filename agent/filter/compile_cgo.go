@@ -15,47 +15,7 @@ import (
 )
 
 /*
-#include <netdb.h>
-#include <netinet/in.h>
 #include <pcap.h>
-#include <stdlib.h>
-#include <string.h>
-
-// libpcap resolves names with getaddrinfo. These stand in for libc's in the
-// whole program, so that a filter can never make it send a packet: a host name
-// is unknown at once, and a service name is looked up in /etc/services only.
-int getaddrinfo(const char *node, const char *service, const struct addrinfo *hints, struct addrinfo **res)
-{
-	const char *proto = NULL;
-	struct servent *s;
-	struct sockaddr_in *addr;
-
-	if (node || !service)
-		return EAI_NONAME;
-	if (hints && hints->ai_protocol == IPPROTO_TCP)
-		proto = "tcp";
-	if (hints && hints->ai_protocol == IPPROTO_UDP)
-		proto = "udp";
-	s = getservbyname(service, proto);
-	if (!s)
-		return EAI_SERVICE;
-	*res = calloc(1, sizeof(**res) + sizeof(*addr));
-	if (!*res)
-		return EAI_MEMORY;
-	addr = (struct sockaddr_in *)(*res + 1);
-	addr->sin_family = AF_INET;
-	addr->sin_port = s->s_port;
-	(*res)->ai_family = AF_INET;
-	(*res)->ai_protocol = hints ? hints->ai_protocol : 0;
-	(*res)->ai_addrlen = sizeof(*addr);
-	(*res)->ai_addr = (struct sockaddr *)addr;
-	return 0;
-}
-
-void freeaddrinfo(struct addrinfo *res)
-{
-	free(res);
-}
 */
 import "C"
 

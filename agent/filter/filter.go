@@ -43,6 +43,7 @@ var stubs = map[pcapng.LinkType]string{
 
 // Filter is an expression compiled for one link type.
 type Filter struct {
+	expr     string
 	linkType pcapng.LinkType
 	cbpf     []bpf.Instruction // empty: every packet
 }
@@ -73,7 +74,7 @@ func Compile(ctx context.Context, expr string, l pcapng.LinkType) (Filter, error
 		if r.err != nil {
 			return Filter{}, fmt.Errorf("filter %q: %w", shorten(expr), r.err)
 		}
-		return Filter{l, r.cbpf}, nil
+		return Filter{expr, l, r.cbpf}, nil
 	case <-ctx.Done():
 		return Filter{}, fmt.Errorf("filter %q: not compiled after %v, so it is too long for a phone: name fewer hosts, or nets in place of hosts: %w",
 			shorten(expr), patience, ctx.Err())
@@ -121,10 +122,13 @@ func (f Filter) Dump(how int) (string, error) {
 
 // Inject puts the filter into the stub of every program of spec that has it.
 // Injecting the empty filter changes nothing: a bare stub accepts. The error
-// wraps ErrTooLarge if the code does not fit.
+// wraps ErrTooLarge if the code does not fit, ErrUnsupported if there can be none.
 func (f Filter) Inject(spec *ebpf.CollectionSpec) error {
 	if len(f.cbpf) == 0 {
 		return nil
+	}
+	if err := unsupported(f.cbpf); err != nil {
+		return fmt.Errorf("filter %q: %w", shorten(f.expr), err)
 	}
 	stub := stubs[f.linkType]
 	found := false

@@ -38,8 +38,8 @@ type Filter struct {
 	dir  Direction
 	name string
 
-	close sync.Once
-	err   error
+	once sync.Once
+	err  error
 }
 
 // Warning says why the program may not see every packet, or is "".
@@ -144,7 +144,10 @@ func add(ifc android.Interface, dir Direction, prog *ebpf.Program, me owner, ref
 	bpf := f.bpf()
 	bpf.Fd, bpf.Name, bpf.DirectAction = prog.FD(), f.name, true
 	if err := netlink.FilterAdd(bpf); err != nil {
-		refused[f.Pref]++
+		// EEXIST is about the handle only, and the next list shows it.
+		if !errors.Is(err, unix.EEXIST) {
+			refused[f.Pref]++
+		}
 		return nil, fmt.Errorf("add filter at preference %d: %w", f.Pref, err)
 	}
 	return f, nil
@@ -192,7 +195,7 @@ func (f *Filter) attached() (bool, error) {
 // Close removes the filter, and the clsact if a process of ours created it and nothing is left in it. What is gone
 // already, with its clsact or its interface, is no error. Call it in the network namespace of Attach.
 func (f *Filter) Close() error {
-	f.close.Do(func() {
+	f.once.Do(func() {
 		if err := f.detach(); err != nil {
 			f.err = fmt.Errorf("detach clsact %s from %s: %w", f.dir, f.ifc.Name, err)
 		}

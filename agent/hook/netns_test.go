@@ -42,7 +42,6 @@ type network struct {
 	here     netns.NsHandle
 	there    netns.NsHandle
 	out, in  int // packet sockets on ifc
-	far      int // ifindex of the other end
 	fout, fi int // packet sockets on the other end
 }
 
@@ -73,12 +72,12 @@ func newNetwork(t *testing.T, name string) *network {
 	}
 	runtime.LockOSThread()
 	n := &network{there: space(t, "-far"), here: space(t, "")}
-	n.ifc, n.far, n.out, n.in, n.fout, n.fi = n.pair(t, name)
+	n.ifc, n.out, n.in, n.fout, n.fi = n.pair(t, name)
 	return n
 }
 
 // pair makes a veth pair to the far namespace and waits until packets pass both ways.
-func (n *network) pair(t *testing.T, name string) (ifc android.Interface, far, out, in, fout, fin int) {
+func (n *network) pair(t *testing.T, name string) (ifc android.Interface, out, in, fout, fin int) {
 	t.Helper()
 	veth := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: name}, PeerName: name, PeerNamespace: netlink.NsFd(n.there)}
 	must(t, netlink.LinkAdd(veth))
@@ -89,8 +88,7 @@ func (n *network) pair(t *testing.T, name string) (ifc android.Interface, far, o
 	peer, err := netlink.LinkByName(name)
 	must(t, err)
 	must(t, netlink.LinkSetUp(peer))
-	far = peer.Attrs().Index
-	fout, fin = packetSocket(t, far), packetSocket(t, far)
+	fout, fin = packetSocket(t, peer.Attrs().Index), packetSocket(t, peer.Attrs().Index)
 	must(t, netns.Set(n.here))
 	for _, way := range [][2]int{{out, fin}, {fout, in}} {
 		err := errors.New("never tried")
@@ -101,7 +99,7 @@ func (n *network) pair(t *testing.T, name string) (ifc android.Interface, far, o
 		}
 		must(t, err)
 	}
-	return ifc, far, out, in, fout, fin
+	return ifc, out, in, fout, fin
 }
 
 // packetSocket is bound to ETH_P_IP, not ETH_P_ALL: then the kernel delivers to it behind tc (net/core/dev.c

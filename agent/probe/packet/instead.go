@@ -37,15 +37,15 @@ func instead(c *cli.Context) (bool, error) {
 const anyText = "(Pseudo-device that captures on all interfaces) [Up, Running]"
 
 // listed returns the names of -D's list in its order, which -i's numbers count.
-// "any" stands where tcpdump has it, before the loopback interfaces.
+// "any" stands where tcpdump has it, behind what is up and no loopback.
 func listed(all []android.Interface) []string {
+	at := slices.IndexFunc(all, func(ifc android.Interface) bool { return ifc.Loopback || !ifc.Up || !ifc.Running })
+	if at < 0 {
+		at = len(all)
+	}
 	var names []string
-	at := 0
 	for _, ifc := range all {
 		names = append(names, ifc.Name)
-		if !ifc.Loopback {
-			at = len(names)
-		}
 	}
 	return slices.Insert(names, at, "any")
 }

@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+SHELL := bash
+.SHELLFLAGS := -euc -o pipefail
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+GO      ?= go
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unreleased)
+# netgo, osusergo: nothing of libc's resolver; urfave_cli_no_docs: 0.3 MB less.
+TAGS    := netgo,osusergo,urfave_cli_no_docs
+SUITES  ?= bookworm,bullseye
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
+.PHONY: help
+
+deps: ## install the packages that building and testing need (Debian, root)
+	@scripts/deps.sh
+.PHONY: deps
+
+# --- bpf objects: one source and several variants for each probe ---
+
+# A variant is a set of kernel features, never a version: see bpf/src/agent.h.
+VARIANTS        := legacy ring
+FEATURES_legacy :=
+FEATURES_ring   := -DHAVE_RODATA -DHAVE_RINGBUF
+SOURCES         := $(wildcard bpf/src/*.bpf.c)
+OBJDIR          ?= bpf/obj
+OBJECTS         := $(foreach v,$(VARIANTS),$(patsubst bpf/src/%.bpf.c,$(OBJDIR)/%.$(v).o,$(SOURCES)))
+
+# The same bytes on every machine: a pinned clang, no path of this one.
+define variant
+$(OBJDIR)/%.$(1).o: bpf/src/%.bpf.c $(wildcard bpf/src/*.h) Makefile scripts/clang.sh
+	@mkdir -p $$(@D)
+	P=$$$$(scripts/clang.sh); \
+	$$$$P/bin/clang -target bpfel -mcpu=v2 -O2 -g -Wall -Werror -fno-ident -fdebug-compilation-dir . \
+		-nostdinc -isystem $$$$P/include -isystem $$$$($$$$P/bin/clang -print-resource-dir)/include \
+		$$(FEATURES_$(1)) -c $$< -o $$@; \
+	$$$$P/bin/llvm-strip -g $$@
+endef
+$(foreach v,$(VARIANTS),$(eval $(call variant,$(v))))
+
+bpf: $(OBJECTS) ## build the bpf objects that changed
+check-bpf: ## rebuild the bpf objects elsewhere and compare them with the committed ones
+	@rm -rf build/obj
+	@$(MAKE) --no-print-directory OBJDIR=build/obj bpf
+	@diff -r build/obj bpf/obj || { echo "bpf/obj differs from what bpf/src gives: run 'make bpf' and commit it" >&2; exit 1; }
+.PHONY: bpf check-bpf
+
+# --- the agent: static, with our own libpcap, for either architecture alike ---
+
+CC_host  := gcc
+CC_arm64 := aarch64-linux-gnu-gcc
+ENV_host  = CGO_ENABLED=1
+ENV_arm64 = CGO_ENABLED=1 GOOS=linux GOARCH=arm64 CC=$(CC_arm64)
+# $(call cgo,host): the environment of go for host or arm64.
+cgo = P=$$(scripts/libpcap.sh $(1)); export $(ENV_$(1)) CGO_CFLAGS="-O2 -I$$P/include" CGO_LDFLAGS="-L$$P/lib"
+
+agent: build/arm64/agent ## build the agent for phones: build/arm64/agent
+agent-host: build/host/agent ## build the agent for this machine: build/host/agent
+build/%/agent: FORCE
+	@$(call cgo,$*); $(GO) build -tags $(TAGS) -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o $@ ./agent
+	@ls -l $@ | awk '{print $$NF ": " $$5 " bytes"}'
+.PHONY: agent agent-host FORCE
+
+# --- tests: each layer can be run by itself; a skipped test is a failure ---
+
+test: deps lint check-bpf test-pure test-host test-static test-lab ## pass every test that CI runs
+test-pure: ## packages that need neither cgo nor root
+	@CGO_ENABLED=0 scripts/gotest.sh ./agent/pcapng ./agent/plan ./agent/plugin ./android
+test-host: ## everything on this kernel: objects, filters, hooks, captures in namespaces (root)
+	@$(call cgo,host); scripts/gotest.sh -tags $(TAGS) ./agent/... ./bpf/... ./android/... ./scripts/nettest/...
+test-static: agent ## the phone's binary is what it must be
+	@scripts/check-static.sh build/arm64/agent
+test-lab: agent ## the emulated phone, on the kernels of SUITES
+	@DROIDTAP_AGENT=$(CURDIR)/build/arm64/agent DROIDTAP_LAB_SUITES=$(SUITES) scripts/gotest.sh -timeout 25m ./scripts/lab/...
+.PHONY: test test-pure test-host test-static test-lab
+
+lint: ## gofmt, go vet, clang-format, shellcheck
+	@out=$$(gofmt -l agent android bpf btf scripts); [ -z "$$out" ] || { echo "gofmt: $$out" >&2; exit 1; }
+	@$(call cgo,host); $(GO) vet -tags $(TAGS) ./...
+	@$$(scripts/clang.sh)/bin/clang-format --dry-run -Werror bpf/src/*.[ch]
+	@git ls-files -z --cached --others --exclude-standard '*.sh' .ci/run scripts/lab/guest | xargs -0 grep -lZE '^#!.*sh' | xargs -0 shellcheck -x
+.PHONY: lint
+
+# --- the main job ---
+
+demo: deps agent ## boot the emulated phone, capture on it as README says, show the packets
+	@scripts/lab/demo.sh build/arm64/agent
+phone: agent ## the same with the phone that adb sees
+	@scripts/phone.sh build/arm64/agent
+.PHONY: demo phone
+
+clean: ## remove what was built here (the cache outside the tree stays)
+	rm -rf build
+.PHONY: clean
