@@ -19,7 +19,7 @@ var errOption = errors.New("")
 // option, "--" before the expression. An option behind the first word of the
 // expression is an error: cli would take it for a part of the expression.
 func normalise(argv []string, flags []cli.Flag) ([]string, error) {
-	takesValue := map[string]bool{"help": false, "h": false}
+	takesValue := map[string]bool{}
 	for _, f := range flags {
 		doc, ok := f.(cli.DocGenerationFlag)
 		for _, name := range f.Names() {

@@ -36,16 +36,13 @@ func run(argv []string, stdout, stderr io.Writer) int {
 
 func newApp(stdout, stderr io.Writer) *cli.App {
 	app := &cli.App{
-		Name:                  "agent",
-		Usage:                 "capture packets on a rooted Android phone",
-		ArgsUsage:             "[expression]",
-		CustomAppHelpTemplate: helpTemplate,
-		Flags:                 ownFlags(),
-		HideVersion:           true,
-		HideHelpCommand:       true,
-		Writer:                stdout,
-		ErrWriter:             stderr,
-		Action:                action,
+		Name:        "agent",
+		Flags:       ownFlags(),
+		HideVersion: true,
+		HideHelp:    true, // as an option of its own: ours stands with the others
+		Writer:      stdout,
+		ErrWriter:   stderr,
+		Action:      action,
 		// Without this it would print the help and call os.Exit itself.
 		OnUsageError:   func(_ *cli.Context, err error, _ bool) error { return plugin.Usagef("%w", err) },
 		ExitErrHandler: func(*cli.Context, error) {},
@@ -56,6 +53,7 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 	for _, o := range plugin.Outputs() {
 		app.Flags = append(app.Flags, o.Flags...)
 	}
+	app.CustomAppHelpTemplate = help(app.Flags) // a template without actions: printed as it is
 	return app
 }
 
@@ -80,6 +78,7 @@ func ownFlags() []cli.Flag {
 		&cli.BoolFlag{Name: "verbose", Aliases: []string{"v"}, Category: groupAdvanced, Count: new(int),
 			Usage: "say what is done and why; -vv says more"},
 		&cli.BoolFlag{Name: "version", Category: groupInstead, Usage: "print the version"},
+		&cli.BoolFlag{Name: "help", Aliases: []string{"h"}, Category: groupInstead, Usage: "print this"},
 	}
 }
 

@@ -120,15 +120,3 @@ func (h *lineHandler) WithAttrs(attrs []slog.Attr) slog.Handler {
 
 // WithGroup returns h: no plugin groups what it logs.
 func (h *lineHandler) WithGroup(string) slog.Handler { return h }
-
-// helpTemplate groups the flags as their plugins do.
-const helpTemplate = `agent - {{.Usage}}
-
-    agent [options] [pcap-filter expression]
-
-Without -w the capture goes to a file whose path is the first and the last line
-on stderr. Exit codes: 0 done, 1 failed, 2 usage, 3 not permitted, 4 kernel.
-{{range .VisibleFlagCategories}}
-{{if .Name}}{{.Name}}:{{else}}Help:{{end}}
-{{range .Flags}}  {{.}}
-{{end}}{{end}}`

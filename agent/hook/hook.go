@@ -14,17 +14,8 @@ import (
 	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
 
+	"droidtap/agent/plan"
 	"droidtap/android"
-)
-
-// Kind is a place in the kernel that runs a program of type SCHED_CLS for every packet of an interface.
-type Kind string
-
-// The kinds: TCX is a bpf_link (kernel 6.6) and dies with the process, Clsact is a cls_bpf filter (kernel 4.5) and
-// stays until it is removed (see Sweep).
-const (
-	TCX    Kind = "tcx"
-	Clsact Kind = "clsact"
 )
 
 // Direction is seen from the interface: Ingress is what it receives.
@@ -45,29 +36,37 @@ func (d Direction) String() string {
 }
 
 // ErrNoClsact is wrapped by the error of an Attach that would have to create a clsact qdisc where there must or can be
-// none. Another Kind, or a packet socket, still captures there.
+// none. Another hook, or a packet socket, still captures there.
 var ErrNoClsact = errors.New("no clsact qdisc may be created")
 
+// Attachment is a program at its place, until it is closed.
+type Attachment interface {
+	io.Closer
+	// Warning says why the program may not see every packet, or is "".
+	Warning() string
+}
+
 // Attach runs prog, which must return TC_ACT_UNSPEC (the same number as TCX_NEXT), for every packet of ifc in that
-// direction, until Close of what it returns: a *Filter for Clsact, a *Link for TCX. Both have a method Warning.
+// direction, until Close of what it returns: a *Filter for plan.Clsact, which stays until it is removed (see Sweep), a *Link
+// for plan.TCX, which dies with the process.
 //
 // The error wraps os.ErrPermission where the kernel refuses, ebpf.ErrNotSupported for TCX on a kernel without, ErrNoClsact,
 // and unix.ENODEV where there is no such interface. ifc is looked up in the network namespace of the calling thread.
-func Attach(kind Kind, ifc android.Interface, dir Direction, prog *ebpf.Program) (io.Closer, error) {
-	var c io.Closer
+func Attach(at plan.Hook, ifc android.Interface, dir Direction, prog *ebpf.Program) (Attachment, error) {
+	var a Attachment
 	var err error
-	switch kind {
-	case TCX:
-		c, err = attachTCX(ifc, dir, prog)
-	case Clsact:
-		c, err = attachClsact(ifc, dir, prog)
+	switch at {
+	case plan.TCX:
+		a, err = attachTCX(ifc, dir, prog)
+	case plan.Clsact:
+		a, err = attachClsact(ifc, dir, prog)
 	default:
 		err = errors.New("no such hook")
 	}
 	if err != nil {
-		return nil, fmt.Errorf("attach %s %s to %s: %w", kind, dir, ifc.Name, err)
+		return nil, fmt.Errorf("attach %s %s to %s: %w", at, dir, ifc.Name, err)
 	}
-	return c, nil
+	return a, nil
 }
 
 // Link is a program attached by TCX.

@@ -18,16 +18,17 @@ import (
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 
+	"droidtap/agent/plan"
 	"droidtap/android"
 )
 
 var directions = []Direction{Ingress, Egress}
 
-// eachKind runs a test for every hook the kernel has.
-func eachKind(t *testing.T, f func(t *testing.T, kind Kind)) {
-	for _, kind := range []Kind{TCX, Clsact} {
+// eachHook runs a test for every hook the kernel has.
+func eachHook(t *testing.T, f func(t *testing.T, kind plan.Hook)) {
+	for _, kind := range []plan.Hook{plan.TCX, plan.Clsact} {
 		t.Run(string(kind), func(t *testing.T) {
-			if kind == TCX {
+			if kind == plan.TCX {
 				if err := HaveTCX(); errors.Is(err, ebpf.ErrNotSupported) {
 					t.Skip(err)
 				}
@@ -38,7 +39,7 @@ func eachKind(t *testing.T, f func(t *testing.T, kind Kind)) {
 }
 
 func TestSeesPacketsUntilClose(t *testing.T) {
-	eachKind(t, func(t *testing.T, kind Kind) {
+	eachHook(t, func(t *testing.T, kind plan.Hook) {
 		n := newNetwork(t, "veth0")
 		for _, dir := range directions {
 			c := count(t)
@@ -68,7 +69,7 @@ func TestClsactGoesWithTheLastOfOurs(t *testing.T) {
 	for _, order := range [][]int{{0, 1}, {1, 0}} {
 		t.Run(fmt.Sprint(order), func(t *testing.T) {
 			n := newNetwork(t, "veth0")
-			closers := []io.Closer{attach(t, Clsact, n.ifc, Ingress, count(t)), attach(t, Clsact, n.ifc, Egress, count(t))}
+			closers := []io.Closer{attach(t, plan.Clsact, n.ifc, Ingress, count(t)), attach(t, plan.Clsact, n.ifc, Egress, count(t))}
 			must(t, closers[order[0]].Close())
 			if got := qdisc(t, n.ifc); got != "clsact" {
 				t.Fatalf("qdisc %q while one of ours is attached", got)
@@ -99,7 +100,7 @@ func TestForeignFilters(t *testing.T) {
 			for _, dir := range directions {
 				theirs = append(theirs, n.foreign(t, n.ifc, dir, c.pref, c.proto))
 				ours = append(ours, count(t))
-				closers = append(closers, attach(t, Clsact, n.ifc, dir, ours[dir]))
+				closers = append(closers, attach(t, plan.Clsact, n.ifc, dir, ours[dir]))
 				f := closers[dir].(*Filter)
 				if f.Pref != c.want || (f.Warning() == "") != (c.want == 1) {
 					t.Errorf("%s: preference %d, warning %q, want %d", dir, f.Pref, f.Warning(), c.want)
@@ -140,7 +141,7 @@ func TestSharedPreferenceIsFirst(t *testing.T) {
 		t.Fatalf("a filter behind TC_ACT_OK counted %d packets", got)
 	}
 	c := count(t)
-	closer := attach(t, Clsact, n.ifc, Ingress, c)
+	closer := attach(t, plan.Clsact, n.ifc, Ingress, c)
 	n.send(t, Ingress, 2)
 	if got := c.took(t); got != 2 {
 		t.Errorf("counted %d packets beside a filter that returns TC_ACT_OK, want 2", got)
@@ -163,7 +164,7 @@ func TestOtherKindAtPreference1(t *testing.T) {
 	before, err := filters(n.ifc.Index, Egress)
 	must(t, err)
 	c := count(t)
-	closer := attach(t, Clsact, n.ifc, Egress, c)
+	closer := attach(t, plan.Clsact, n.ifc, Egress, c)
 	if f := closer.(*Filter); f.Pref != 6 || f.Warning() == "" {
 		t.Errorf("preference %d, warning %q, want 6 and a warning", f.Pref, f.Warning())
 	}
@@ -186,7 +187,7 @@ func TestForeignTCX(t *testing.T) {
 	n := newNetwork(t, "veth0")
 	for _, dir := range directions {
 		theirs, ours := n.foreignTCX(t, dir), count(t)
-		closer := attach(t, TCX, n.ifc, dir, ours)
+		closer := attach(t, plan.TCX, n.ifc, dir, ours)
 		if at, err := link.QueryPrograms(link.QueryOptions{Target: n.ifc.Index, Attach: dir.attachType()}); err != nil || len(at.Programs) != 2 || at.Programs[0].ID != id(t, ours) {
 			t.Errorf("%s: programs are %+v, %v, want ours first of two", dir, at, err)
 		}
@@ -212,7 +213,7 @@ func id(t *testing.T, c *counter) ebpf.ProgramID {
 
 func TestClsactStaysForAForeignFilter(t *testing.T) {
 	n := newNetwork(t, "veth0")
-	closer := attach(t, Clsact, n.ifc, Egress, count(t))
+	closer := attach(t, plan.Clsact, n.ifc, Egress, count(t))
 	theirs := n.foreign(t, n.ifc, Ingress, 4, unix.ETH_P_IP)
 	must(t, closer.Close())
 	n.send(t, Ingress, 2)
@@ -224,7 +225,7 @@ func TestClsactStaysForAForeignFilter(t *testing.T) {
 // netd deletes the clsact with all filters when an interface leaves a network, and makes its own when it joins one.
 func TestClsactMadeAnewIsNotOurs(t *testing.T) {
 	n := newNetwork(t, "veth0")
-	old := attach(t, Clsact, n.ifc, Ingress, count(t))
+	old := attach(t, plan.Clsact, n.ifc, Ingress, count(t))
 	must(t, netlink.QdiscDel(clsact(n.ifc.Index)))
 	must(t, netlink.QdiscAdd(clsact(n.ifc.Index)))
 	// Somebody else's filter that happens to be where ours was.
@@ -237,7 +238,7 @@ func TestClsactMadeAnewIsNotOurs(t *testing.T) {
 	}
 	must(t, netlink.FilterDel(b))
 	c := count(t)
-	closer := attach(t, Clsact, n.ifc, Ingress, c)
+	closer := attach(t, plan.Clsact, n.ifc, Ingress, c)
 	n.send(t, Ingress, 1)
 	if got := c.took(t); got != 1 {
 		t.Errorf("counted %d packets after attaching again, want 1", got)
@@ -252,8 +253,8 @@ func TestOldIngressQdisc(t *testing.T) {
 	n := newNetwork(t, "veth0")
 	must(t, netlink.QdiscAdd(&netlink.Ingress{QdiscAttrs: netlink.QdiscAttrs{LinkIndex: n.ifc.Index, Parent: netlink.HANDLE_INGRESS}}))
 	c := count(t)
-	closer := attach(t, Clsact, n.ifc, Ingress, c)
-	if _, err := Attach(Clsact, n.ifc, Egress, c.prog); !errors.Is(err, ErrNoClsact) {
+	closer := attach(t, plan.Clsact, n.ifc, Ingress, c)
+	if _, err := Attach(plan.Clsact, n.ifc, Egress, c.prog); !errors.Is(err, ErrNoClsact) {
 		t.Errorf("egress beside an ingress qdisc: %v, want ErrNoClsact", err)
 	}
 	n.send(t, Ingress, 2)
@@ -268,7 +269,7 @@ func TestOldIngressQdisc(t *testing.T) {
 }
 
 func TestTwoAgents(t *testing.T) {
-	eachKind(t, func(t *testing.T, kind Kind) {
+	eachHook(t, func(t *testing.T, kind plan.Hook) {
 		n := newNetwork(t, "veth0")
 		a, b := count(t), count(t)
 		var first, second []io.Closer
@@ -305,7 +306,7 @@ func TestAgentsAtTheSameMoment(t *testing.T) {
 			for range rounds {
 				if err == nil {
 					var closer io.Closer
-					if closer, err = Attach(Clsact, n.ifc, Egress, c.prog); err == nil {
+					if closer, err = Attach(plan.Clsact, n.ifc, Egress, c.prog); err == nil {
 						if f := closer.(*Filter); f.Pref != 1 {
 							err = fmt.Errorf("attached at preference %d", f.Pref)
 						}
@@ -329,14 +330,14 @@ func TestAgentsAtTheSameMoment(t *testing.T) {
 func TestClatInterface(t *testing.T) {
 	n := newNetwork(t, "v4-wlan0")
 	c := count(t)
-	if _, err := Attach(Clsact, n.ifc, Egress, c.prog); !errors.Is(err, ErrNoClsact) || !strings.Contains(err.Error(), "clat") {
+	if _, err := Attach(plan.Clsact, n.ifc, Egress, c.prog); !errors.Is(err, ErrNoClsact) || !strings.Contains(err.Error(), "clat") {
 		t.Errorf("Attach where netd has no clsact yet: %v, want ErrNoClsact", err)
 	}
 	if got := qdisc(t, n.ifc); got != "" {
 		t.Fatalf("%s was created", got)
 	}
 	must(t, netlink.QdiscAdd(clsact(n.ifc.Index)))
-	closer := attach(t, Clsact, n.ifc, Egress, c)
+	closer := attach(t, plan.Clsact, n.ifc, Egress, c)
 	n.send(t, Egress, 1)
 	if got := c.took(t); got != 1 {
 		t.Errorf("counted %d packets beside netd, want 1", got)
@@ -348,7 +349,7 @@ func TestClatInterface(t *testing.T) {
 }
 
 func TestInterfaceGone(t *testing.T) {
-	eachKind(t, func(t *testing.T, kind Kind) {
+	eachHook(t, func(t *testing.T, kind plan.Hook) {
 		n := newNetwork(t, "veth0")
 		c := count(t)
 		closers := []io.Closer{attach(t, kind, n.ifc, Ingress, c), attach(t, kind, n.ifc, Egress, c)}

@@ -21,6 +21,7 @@ import (
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 
+	"droidtap/agent/plan"
 	"droidtap/android"
 )
 
@@ -224,7 +225,7 @@ func qdisc(t *testing.T, ifc android.Interface) string {
 	return kinds[ifc.Index]
 }
 
-func attach(t *testing.T, kind Kind, ifc android.Interface, dir Direction, c *counter) io.Closer {
+func attach(t *testing.T, kind plan.Hook, ifc android.Interface, dir Direction, c *counter) io.Closer {
 	t.Helper()
 	closer, err := Attach(kind, ifc, dir, c.prog)
 	must(t, err)
@@ -252,7 +253,7 @@ func agent(names []string) error {
 			return fmt.Errorf("find %s: %w", name, err)
 		}
 		for _, dir := range []Direction{Ingress, Egress} {
-			closer, err := Attach(Clsact, android.Interface{Index: l.Attrs().Index, Name: name}, dir, c.prog)
+			closer, err := Attach(plan.Clsact, android.Interface{Index: l.Attrs().Index, Name: name}, dir, c.prog)
 			if err != nil {
 				return err
 			}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2154
 #
 # Sourced by lab/demo.sh and phone.sh: the same steps on an emulated and on a
 # real phone. Both have made $tmp, and set $keep (where the capture goes) and
@@ -70,13 +70,13 @@ capture() {
 
     step "End the capture as Ctrl-C would"
     show adb shell "su -c 'pkill -INT -x agent'" || true
+    timeout 30 tail -f --pid="$adb_pid" /dev/null || die "the agent did not end"
     wait "$adb_pid" || status=$?
     adb_pid=
     tr -d '\r' <"$tmp/agent.log"
     ((status == 0)) || die "the agent ended with status $status"
 
     step "Look at the capture"
-    # shellcheck disable=SC2154  # keep and want are the caller's
     show adb pull "$path" "$keep/"
     show tshark -r "$keep/${path##*/}"
     packets=$(tshark -r "$keep/${path##*/}" -Y "$want" 2>/dev/null | wc -l)

@@ -34,8 +34,7 @@ func init() {
 			&cli.StringFlag{
 				Name: "output-dir", Category: "Output",
 				Usage: "without -w, make the file in `DIR`, which is made if need be (default: on a phone " +
-					"/data/local/tmp/agent, or /data/local/tmp/agent.d if the agent itself has that name; " +
-					"elsewhere the working directory)",
+					"/data/local/tmp/droidtap, elsewhere the working directory)",
 			},
 		},
 		New: open,
@@ -151,6 +150,7 @@ func (o *opener) directory() (*directory, error) {
 		return openDirectory(".", 0)
 	}
 	// Whoever may write here could lead root elsewhere with a link, so a link is no directory.
+	// Not "agent": that is where adb push puts the program itself.
 	path := filepath.Join(o.tmp, "droidtap")
 	dir, err := openOrMake(path, unix.O_NOFOLLOW)
 	if errors.Is(err, unix.ENOTDIR) {

@@ -29,18 +29,17 @@ func TestGenerated(t *testing.T) {
 		want  string
 		usage string
 	}{
-		{name: "on a phone", files: map[string]string{"tmp/": ""}, tmp: "tmp", want: "tmp/agent/" + name + ".pcapng"},
 		{
-			name: "on a phone, a second time", files: map[string]string{"tmp/": "", "tmp/agent/": ""}, tmp: "tmp",
-			want: "tmp/agent/" + name + ".pcapng",
+			name: "on a phone, beside the agent itself", files: map[string]string{"tmp/": "", "tmp/agent": "\x7fELF"}, tmp: "tmp",
+			want: "tmp/droidtap/" + name + ".pcapng",
 		},
 		{
-			name: "beside the agent itself", files: map[string]string{"tmp/": "", "tmp/agent": "\x7fELF"}, tmp: "tmp",
-			want: "tmp/agent.d/" + name + ".pcapng",
+			name: "on a phone, a second time", files: map[string]string{"tmp/": "", "tmp/droidtap/": ""}, tmp: "tmp",
+			want: "tmp/droidtap/" + name + ".pcapng",
 		},
 		{
-			name: "not where a link leads", files: map[string]string{"tmp/": "", "data/": "", "tmp/agent": "-> ../data"}, tmp: "tmp",
-			want: "tmp/agent.d/" + name + ".pcapng",
+			name: "not where a link leads", files: map[string]string{"tmp/": "", "data/": "", "tmp/droidtap": "-> ../data"}, tmp: "tmp",
+			usage: "tmp/droidtap is not a directory: choose another with --output-dir",
 		},
 		{name: "elsewhere", tmp: "tmp", want: name + ".pcapng"},
 		{name: "elsewhere, with a file of that name", files: map[string]string{"tmp": ""}, tmp: "tmp", want: name + ".pcapng"},
@@ -129,8 +128,8 @@ func TestOwner(t *testing.T) {
 		{
 			"a new directory and file", opener{tmp: "tmp", now: at},
 			map[string]owner{
-				"tmp/agent":                            {shell, shell, os.ModeDir | 0o755},
-				"tmp/agent/any-20261122-140312.pcapng": {shell, shell, 0o600},
+				"tmp/droidtap": {shell, shell, os.ModeDir | 0o755},
+				"tmp/droidtap/any-20261122-140312.pcapng": {shell, shell, 0o600},
 			},
 		},
 		{

@@ -19,8 +19,9 @@ const resample = 100 * time.Millisecond
 type clock struct {
 	now    func() time.Time // the wall clock
 	kernel func() int64     // the clock that stamps records, ns
-	last   sample
-	before sample
+
+	measured     bool
+	last, before sample
 }
 
 // sample is one measurement: at these two readings of one instant.
@@ -44,11 +45,11 @@ func newClock(c plan.Clock) clock {
 // stamp from before the last measurement is turned by the one before it: the
 // phone may have slept in between.
 func (c *clock) wall(stamp uint64) int64 {
-	if now := c.now().UnixNano(); now-c.last.wall > int64(resample) || now < c.last.wall {
+	if now := c.now().UnixNano(); !c.measured {
+		c.last = c.measure()
+		c.before, c.measured = c.last, true
+	} else if now-c.last.wall > int64(resample) || now < c.last.wall {
 		c.before, c.last = c.last, c.measure()
-		if c.before == (sample{}) {
-			c.before = c.last
-		}
 	}
 	s := c.last
 	if int64(stamp) <= c.before.kernel {

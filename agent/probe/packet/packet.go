@@ -177,13 +177,13 @@ func (s *source) attach(a *attachment, coll *ebpf.Collection, t plugin.Target, i
 	before := len(a.closers)
 	for _, dir := range s.hooks(ifc) {
 		prog := coll.Programs[programs[ifc.Framing()][dir]]
-		h, err := hook.Attach(hook.Kind(t.Plan.Hook), ifc, dir, prog)
+		h, err := hook.Attach(t.Plan.Hook, ifc, dir, prog)
 		if err != nil {
 			return errors.Join(err, a.closeFrom(before))
 		}
 		a.closers = append(a.closers, h)
-		if w, ok := h.(interface{ Warning() string }); ok && w.Warning() != "" {
-			t.Log.Warn(w.Warning())
+		if w := h.Warning(); w != "" {
+			t.Log.Warn(w)
 		}
 		t.Log.Debug("attached", "interface", ifc.Name, "direction", dir, "hook", t.Plan.Hook)
 	}

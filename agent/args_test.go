@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"io"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"droidtap/agent/plugin"
+)
+
+func TestNormalise(t *testing.T) {
+	flags := newApp(io.Discard, io.Discard).Flags
+	for _, tc := range []struct {
+		rule  string
+		typed string // words, split at |
+		want  string
+		err   string
+	}{
+		{"nothing", "", "", ""},
+		{"a value in the option's word", "-s0|-iwlan0|-c10|-w-", "-s|0|-i|wlan0|-c|10|-w|-", ""},
+		{"a value in the next word", "-i|wlan0|-w|-", "-i|wlan0|-w|-", ""},
+		{"a value that looks like an option", "-c|-1", "-c|-1", ""},
+		{"a cluster", "-Uvvi|any", "-U|-v|-v|-i|any", ""},
+		{"a cluster that ends with a value", "-Us96", "-U|-s|96", ""},
+		{"long options", "--count|3|--interface=wlan0|--version", "--count|3|--interface=wlan0|--version", ""},
+		{"the expression stands behind --", "-i|lo|port|443", "-i|lo|--|port|443", ""},
+		{"an expression in one word", "tcp port 443 and len - 4 > 0", "--|tcp port 443 and len - 4 > 0", ""},
+		{"a minus in the expression", "len|-|4|>|0", "--|len|-|4|>|0", ""},
+		{"a negative number in the expression", "ip[0]|=|-4", "--|ip[0]|=|-4", ""},
+		{"-- ends the options", "-i|lo|--|-w", "-i|lo|--|-w", ""},
+		{"an empty expression", "-i|lo|", "-i|lo|--|", ""},
+		{"-dd", "-dd|ip", "-d|-d|--|ip", ""},
+		{"an unknown letter", "-Z", "", `there is no option -Z in "-Z"`},
+		{"an unknown letter in a cluster", "-UZ", "", `there is no option -Z in "-UZ"`},
+		{"an unknown word", "--frobnicate", "", "there is no option --frobnicate"},
+		{"a value for a flag without one", "--version=3", "", "option --version takes no value"},
+		{"no value", "-i", "", "option -i needs a value"},
+		{"no value for a long option", "--count", "", "option --count needs a value"},
+		{"an option behind the expression", "port|443|-w|x", "", `options come before the expression, and -w stands behind "port"`},
+		{"an option with its value there", "port|443|-s0", "", "options come before the expression"},
+		{"a long one there", "udp|--uid|3", "", "options come before the expression"},
+	} {
+		t.Run(tc.rule, func(t *testing.T) {
+			argv := []string{"agent"}
+			if tc.typed != "" {
+				argv = append(argv, strings.Split(tc.typed, "|")...)
+			}
+			got, err := normalise(argv, flags)
+			if tc.err != "" {
+				if !plugin.IsUsage(err) || !strings.HasPrefix(err.Error(), tc.err) {
+					t.Fatalf("error %v, want usage error %q", err, tc.err)
+				}
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			if d := cmp.Diff(tc.want, strings.Join(got[1:], "|")); d != "" {
+				t.Error(d)
+			}
+		})
+	}
+}

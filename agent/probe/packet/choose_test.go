@@ -1,0 +1,196 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package packet
+
+import (
+	"errors"
+	"io/fs"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"droidtap/agent/filter"
+	"droidtap/agent/hook"
+	"droidtap/agent/plugin"
+	"droidtap/android"
+)
+
+var phone = []android.Interface{
+	{Index: 30, Name: "wlan0", Type: 1, Up: true, Running: true},
+	{Index: 12, Name: "rmnet_data0", Type: 519, Up: true, Running: true},
+	{Index: 1, Name: "lo", Type: 772, Up: true, Running: true, Loopback: true},
+	{Index: 3, Name: "dummy0", Type: 1},
+	{Index: 4, Name: "can0", Type: 280, Up: true, Running: true},
+}
+
+func names(of []android.Interface) string {
+	var n []string
+	for _, ifc := range of {
+		n = append(n, ifc.Name)
+	}
+	return strings.Join(n, " ")
+}
+
+func TestChoose(t *testing.T) {
+	for _, tc := range []struct {
+		rule  string
+		given []string
+		want  string
+		any   bool
+		err   string
+	}{
+		{"no name is any: what is up and can be captured on", nil, "wlan0 rmnet_data0 lo", true, ""},
+		{"any", []string{"any"}, "wlan0 rmnet_data0 lo", true, ""},
+		{"a name", []string{"rmnet_data0"}, "rmnet_data0", false, ""},
+		{"several, each once", []string{"lo", "wlan0", "lo"}, "wlan0 lo", false, ""},
+		{"one that is down may be named", []string{"dummy0"}, "dummy0", false, ""},
+		{"any and one that is down", []string{"any", "dummy0"}, "wlan0 rmnet_data0 lo dummy0", true, ""},
+		{"numbers of -D's list", []string{"1", "4"}, "wlan0 lo", false, ""},
+		{"the number of any", []string{"3"}, "wlan0 rmnet_data0 lo", true, ""},
+		{"an unknown name", []string{"eth9"}, "", false, `there is no interface "eth9": there are wlan0, rmnet_data0, lo, dummy0, can0, and any`},
+		{"a number too high", []string{"7"}, "", false, `there is no interface "7"`},
+		{"an empty name", []string{""}, "", false, `there is no interface ""`},
+		{"a link type of neither kind", []string{"can0"}, "", false, "interface can0 has link type 280"},
+	} {
+		t.Run(tc.rule, func(t *testing.T) {
+			got, any, err := choose(tc.given, phone)
+			if tc.err != "" {
+				if !plugin.IsUsage(err) || !strings.HasPrefix(err.Error(), tc.err) {
+					t.Fatalf("error %v, want usage error %q", err, tc.err)
+				}
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			if names(got) != tc.want || any != tc.any {
+				t.Errorf("%s (any %v), want %s (any %v)", names(got), any, tc.want, tc.any)
+			}
+		})
+	}
+	if _, _, err := choose(nil, phone[3:4]); !plugin.IsUsage(err) {
+		t.Errorf("any with nothing up: %v", err)
+	}
+}
+
+func TestUsable(t *testing.T) {
+	never := errors.Join(filter.ErrRejectsAll)
+	wrong := errors.New("ethernet addresses supported only on ethernet")
+	both := phone[:2]
+	for _, tc := range []struct {
+		rule string
+		errs map[android.Framing]error
+		any  bool
+		kept string
+		left int
+		err  bool
+	}{
+		{"an expression for all", nil, false, "wlan0 rmnet_data0", 0, false},
+		{"an expression that is wrong on a named interface is refused", map[android.Framing]error{android.L3: wrong}, false, "", 0, true},
+		{"an expression that is wrong on one of any leaves it out", map[android.Framing]error{android.L3: wrong}, true, "wlan0", 1, false},
+		{"one that never matches leaves a named interface out", map[android.Framing]error{android.L3: never}, false, "wlan0", 1, false},
+	} {
+		t.Run(tc.rule, func(t *testing.T) {
+			kept, left, err := compiled{errs: tc.errs}.usable(both, tc.any)
+			if (err != nil) != tc.err || err != nil && !plugin.IsUsage(err) {
+				t.Fatalf("error %v", err)
+			}
+			if names(kept) != tc.kept || len(left) != tc.left {
+				t.Errorf("kept %s, left out %q", names(kept), left)
+			}
+			for _, why := range left {
+				if !strings.Contains(why, "rmnet_data0 has no Ethernet header") {
+					t.Errorf("reason %q", why)
+				}
+			}
+		})
+	}
+}
+
+func TestHooks(t *testing.T) {
+	in, out := hook.Ingress, hook.Egress
+	wlan, lo := phone[0], phone[2]
+	for _, tc := range []struct {
+		rule       string
+		ifc        android.Interface
+		directions uint32
+		uids       []uint32
+		want       []hook.Direction
+	}{
+		{"both ways", wlan, 3, nil, []hook.Direction{in, out}},
+		{"-Q in", wlan, recordIngress, nil, []hook.Direction{in}},
+		{"-Q out", wlan, recordEgress, nil, []hook.Direction{out}},
+		{"flows are learnt on the way out", wlan, recordIngress, []uint32{0}, []hook.Direction{in, out}},
+		{"a packet on lo is recorded once", lo, 3, nil, []hook.Direction{in}},
+		{"and on the way out if that is asked for", lo, recordEgress, nil, []hook.Direction{out}},
+		{"lo with an owner", lo, 3, []uint32{0}, []hook.Direction{in, out}},
+	} {
+		t.Run(tc.rule, func(t *testing.T) {
+			s := source{options: options{directions: tc.directions, uids: tc.uids}}
+			if d := cmp.Diff(tc.want, s.hooks(tc.ifc)); d != "" {
+				t.Error(d)
+			}
+		})
+	}
+}
+
+func TestExpression(t *testing.T) {
+	files := map[string]string{"f": "# web\ntcp port 443 # TLS\n\n  or tcp port 80\n", "empty": "# nothing\n"}
+	read := func(name string) ([]byte, error) {
+		if text, ok := files[name]; ok {
+			return []byte(text), nil
+		}
+		return nil, fs.ErrNotExist
+	}
+	for _, tc := range []struct {
+		rule  string
+		words []string
+		file  string
+		want  string
+		err   bool
+	}{
+		{"words", []string{"tcp", "port", "443"}, "", "tcp port 443", false},
+		{"one quoted word", []string{"tcp port 443"}, "", "tcp port 443", false},
+		{"nothing", nil, "", "", false},
+		{"an empty word", []string{""}, "", "", false},
+		{"a file with comments", nil, "f", "tcp port 443 or tcp port 80", false},
+		{"a file of comments only", nil, "empty", "", false},
+		{"both", []string{"udp"}, "f", "", true},
+		{"no such file", nil, "g", "", true},
+	} {
+		t.Run(tc.rule, func(t *testing.T) {
+			got, err := expression(tc.words, tc.file, read)
+			if (err != nil) != tc.err || err != nil && !plugin.IsUsage(err) {
+				t.Fatalf("error %v", err)
+			}
+			if got != tc.want {
+				t.Errorf("%q, want %q", got, tc.want)
+			}
+		})
+	}
+}
+
+func TestNumbers(t *testing.T) {
+	for n, want := range map[int]uint32{0: 262144, 1: 1, 96: 96, 262144: 262144, -1: 0, 262145: 0} {
+		got, err := snaplen(n)
+		if got != want || (err != nil) != (want == 0) || err != nil && !plugin.IsUsage(err) {
+			t.Errorf("-s %d: %d, %v", n, got, err)
+		}
+	}
+	for q, want := range map[string]uint32{"in": 1, "out": 2, "inout": 3, "": 0, "both": 0} {
+		got, err := directions(q)
+		if got != want || (err != nil) != (want == 0) || err != nil && !plugin.IsUsage(err) {
+			t.Errorf("-Q %q: %d, %v", q, got, err)
+		}
+	}
+	got, err := parseUIDs([]string{"0", " 10123", "10123"})
+	if d := cmp.Diff([]uint32{0, 10123}, got); d != "" || err != nil {
+		t.Error(d, err)
+	}
+	for _, bad := range []string{"", "x", "-1", "4294967295", "4294967296", "10123.5"} {
+		if _, err := parseUIDs([]string{bad}); !plugin.IsUsage(err) {
+			t.Errorf("--uid %q: %v", bad, err)
+		}
+	}
+}

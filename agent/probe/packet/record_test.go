@@ -1,0 +1,153 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package packet
+
+import (
+	"encoding/binary"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"droidtap/agent/pcapng"
+	"droidtap/agent/plan"
+)
+
+const (
+	ethernetIndex = 7
+	rawIndex      = 9
+)
+
+// testDecoder stamps a record of kernel time n with Unix time 1,000,000 + n.
+func testDecoder(snaplen int) decoder {
+	at := int64(0)
+	return decoder{
+		clock: clock{
+			now:    func() time.Time { return time.Unix(0, 1_000_000+at) },
+			kernel: func() int64 { return at },
+		},
+		snaplen: snaplen,
+		l2:      map[uint32]bool{ethernetIndex: true, rawIndex: false},
+	}
+}
+
+// raw makes a record as the programs do.
+func raw(e event, bytes string) []byte {
+	le := binary.LittleEndian
+	b := le.AppendUint64(nil, e.Time)
+	for _, v := range []uint32{e.Ifindex, e.Len, e.Caplen, e.UID} {
+		b = le.AppendUint32(b, v)
+	}
+	b = le.AppendUint16(b, e.VlanTCI)
+	b = append(b, e.VlanProto[:]...)
+	b = append(b, e.Direction, 0, 0, 0)
+	return append(b, bytes...)
+}
+
+func TestDecode(t *testing.T) {
+	const frame = "ddddddssssssTTpayload"
+	tag := [2]byte{0x81, 0x00}
+	for _, tc := range []struct {
+		rule    string
+		snaplen int
+		event   event
+		bytes   string
+		want    pcapng.Packet
+	}{
+		{"a packet that came in", 100,
+			event{Time: 5, Ifindex: ethernetIndex, Len: 21, Caplen: 21, UID: 10123, Direction: recordIngress}, frame,
+			pcapng.Packet{Ifindex: ethernetIndex, Time: 1_000_005, Data: []byte(frame), Length: 21, UID: 10123, Direction: pcapng.Inbound}},
+		{"a packet cut short keeps its length", 4,
+			event{Ifindex: rawIndex, Len: 1500, Caplen: 4, Direction: recordEgress}, "\x45\x00\x05\xdc",
+			pcapng.Packet{Ifindex: rawIndex, Time: 1_000_000, Data: []byte("\x45\x00\x05\xdc"), Length: 1500, Direction: pcapng.Outbound}},
+		{"bytes of the size class behind the packet are not part of it", 100,
+			event{Ifindex: ethernetIndex, Len: 21, Caplen: 21}, frame + "rubbish of the ring",
+			pcapng.Packet{Ifindex: ethernetIndex, Time: 1_000_000, Data: []byte(frame), Length: 21}},
+		{"a tag that the hardware took is put back behind the addresses", 100,
+			event{Ifindex: ethernetIndex, Len: 21, Caplen: 21, VlanTCI: 0x6064, VlanProto: tag}, frame,
+			pcapng.Packet{Ifindex: ethernetIndex, Time: 1_000_000, Data: []byte("ddddddssssss\x81\x00\x60\x64TTpayload"), Length: 25}},
+		{"with the tag it is not longer than the snapshot length", 21,
+			event{Ifindex: ethernetIndex, Len: 30, Caplen: 21, VlanTCI: 1, VlanProto: tag}, frame,
+			pcapng.Packet{Ifindex: ethernetIndex, Time: 1_000_000, Data: []byte("ddddddssssss\x81\x00\x00\x01TTpay"), Length: 34}},
+		{"there is no place for a tag in a packet cut before it", 11,
+			event{Ifindex: ethernetIndex, Len: 21, Caplen: 11, VlanTCI: 1, VlanProto: tag}, frame[:11],
+			pcapng.Packet{Ifindex: ethernetIndex, Time: 1_000_000, Data: []byte(frame[:11]), Length: 21}},
+		{"nor in one that begins with the IP header", 100,
+			event{Ifindex: rawIndex, Len: 21, Caplen: 21, VlanTCI: 1, VlanProto: tag}, frame,
+			pcapng.Packet{Ifindex: rawIndex, Time: 1_000_000, Data: []byte(frame), Length: 21}},
+		{"an empty packet", 100,
+			event{Ifindex: rawIndex}, "",
+			pcapng.Packet{Ifindex: rawIndex, Time: 1_000_000, Data: []byte{}}},
+	} {
+		t.Run(tc.rule, func(t *testing.T) {
+			d := testDecoder(tc.snaplen)
+			got, err := d.decode(raw(tc.event, tc.bytes))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(&tc.want, got); diff != "" {
+				t.Error(diff)
+			}
+		})
+	}
+}
+
+func TestDecodeRefuses(t *testing.T) {
+	whole := raw(event{Ifindex: rawIndex, Len: 4, Caplen: 4}, "abcd")
+	for n := range len(whole) {
+		d := testDecoder(100)
+		if _, err := d.decode(whole[:n:n]); err == nil {
+			t.Errorf("%d of %d bytes of a record are accepted", n, len(whole))
+		}
+	}
+	d := testDecoder(100)
+	if _, err := d.decode(raw(event{Ifindex: 1}, "")); err == nil {
+		t.Error("a record of an interface that is not captured on is accepted")
+	}
+	if _, err := d.decode(raw(event{Ifindex: rawIndex, Caplen: 0xffffffff}, "abcd")); err == nil {
+		t.Error("a record that claims 4 GiB is accepted")
+	}
+}
+
+func FuzzDecode(f *testing.F) {
+	f.Add(raw(event{Ifindex: ethernetIndex, Len: 14, Caplen: 14, VlanProto: [2]byte{0x81, 0}}, "ddddddssssssTT"))
+	f.Add(raw(event{Ifindex: rawIndex, Caplen: 0xffffffff}, "x"))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		d := testDecoder(64)
+		p, err := d.decode(b)
+		if err == nil && len(p.Data) > len(b) {
+			t.Errorf("%d bytes of packet from %d of record", len(p.Data), len(b))
+		}
+	})
+}
+
+// A phone sleeps: the monotonic clock stands still, the wall clock goes on.
+func TestClock(t *testing.T) {
+	var kernel, wall int64 = 1_000, 5_000_000
+	c := clock{now: func() time.Time { return time.Unix(0, wall) }, kernel: func() int64 { return kernel }}
+	check := func(rule string, stamp uint64, want int64) {
+		t.Helper()
+		if got := c.wall(stamp); got != want {
+			t.Errorf("%s: %d, want %d", rule, got, want)
+		}
+	}
+	check("a stamp of now", 1_000, 5_000_000)
+	check("a stamp of a moment ago", 400, 4_999_400)
+
+	kernel, wall = 2_000, wall+1_000+int64(time.Hour) // slept for an hour
+	check("after the sleep", 2_000, 5_001_000+int64(time.Hour))
+	check("a record from before the sleep that was read after it", 900, 4_999_900)
+
+	kernel, wall = 3_000, wall-int64(30*time.Minute) // the user set the clock back
+	check("after the clock was set back", 3_000, wall)
+}
+
+func TestClockFollowsTheKernel(t *testing.T) {
+	for _, name := range []plan.Clock{plan.Boottime, plan.Monotonic} {
+		c := newClock(name)
+		got := c.wall(uint64(c.kernel()))
+		if off := time.Since(time.Unix(0, got)).Abs(); off > 5*time.Second {
+			t.Errorf("%s: the clock is off by %v", name, off)
+		}
+	}
+}
