@@ -91,6 +91,10 @@ phone: agent ## the same with the phone that adb sees
 	@scripts/phone.sh build/arm64/agent
 .PHONY: demo phone
 
+bench: agent-host ## time to ready and memory beside tcpdump's (root)
+	@scripts/bench/start.sh build/host/agent
+.PHONY: bench
+
 clean: ## remove what was built here (the cache outside the tree stays)
 	rm -rf build
 .PHONY: clean

@@ -7,6 +7,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"log/slog"
 	"math/bits"
 	"os"
 	"os/signal"
@@ -99,6 +100,7 @@ func action(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
+	slog.SetDefault(cfg.Log) // what a plugin says while it opens something
 	ctx, abort, stop := signals(c.Context)
 	defer stop()
 	sum, err := capture.Run(ctx, abort, cfg)

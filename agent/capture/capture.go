@@ -136,12 +136,13 @@ func Run(ctx context.Context, abort <-chan struct{}, cfg Config) (sum Summary, e
 		}
 	}()
 	runErr := c.run(ctx, target, sum.File)
+	defer func() { c.summarise(&sum) }()
 	select {
 	case <-written:
 	case <-abort:
 		return sum, errors.Join(runErr, ErrAborted)
 	}
-	c.summarise(&sum)
+	c.ignored += c.writer.ignored
 	if c.writer.err != nil {
 		runErr = errors.Join(runErr, fmt.Errorf("write to %s: %w", sum.File, c.writer.err))
 	}

@@ -145,6 +145,7 @@ func read(r ring, src plugin.Source, empty <-chan *batch, send func(*batch)) (ba
 			b = newBatch()
 		}
 	}
+	r.deadline(time.Now().Add(latency)) // perf buffers never call themselves idle
 	for {
 		if r.idle() {
 			deliver()

@@ -33,9 +33,10 @@ func (c *capture) statistics() {
 	}
 }
 
-// summarise fills in the totals, after the writer has ended.
+// summarise fills in the totals. While the writer still runs they are those of
+// its last flush.
 func (c *capture) summarise(sum *Summary) {
 	sum.Counts = c.counts
-	sum.Captured = c.writer.out.Packets()
-	sum.Ignored = c.ignored + c.writer.ignored
+	sum.Captured = c.writer.written.Load()
+	sum.Ignored = c.ignored
 }

@@ -4,6 +4,7 @@ package capture
 
 import (
 	"errors"
+	"sync/atomic"
 	"time"
 
 	"droidtap/agent/pcapng"
@@ -22,6 +23,7 @@ type writer struct {
 
 	enough    chan struct{}  // closed when most packets are written
 	failed    chan struct{}  // closed when the output has failed
+	written   atomic.Uint64  // packets that have reached the output
 	packets   uint64         // handed to out
 	delivered map[int]uint64 // the same by ifindex
 	err       error          // why failed is closed
@@ -104,9 +106,11 @@ func (w *writer) flush() {
 	if err := w.out.Flush(); err != nil {
 		w.fail(err)
 	}
+	w.written.Store(w.out.Packets())
 }
 
 func (w *writer) fail(err error) {
 	w.err = err
+	w.written.Store(w.out.Packets())
 	close(w.failed)
 }

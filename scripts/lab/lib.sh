@@ -78,7 +78,7 @@ capture() {
 
     step "Look at the capture"
     show adb pull "$path" "$keep/"
-    show tshark -r "$keep/${path##*/}"
+    show tshark -r "$keep/${path##*/}" 2> >(grep -v '^Running as user' >&2)
     packets=$(tshark -r "$keep/${path##*/}" -Y "$want" 2>/dev/null | wc -l)
     ((packets > 0)) || die "no packet of \"$expr\" was captured"
     printf '\n%d packets of "%s" captured on %s\n' "$packets" "$expr" "$iface"

@@ -1,0 +1,324 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build cgo
+
+package filter_test
+
+import (
+	"encoding/binary"
+	"math/rand/v2"
+	"net/netip"
+	"slices"
+)
+
+// cat joins the layers of a packet.
+func cat(layers ...[]byte) []byte { return slices.Concat(layers...) }
+
+func be16(v int) []byte { return binary.BigEndian.AppendUint16(nil, uint16(v)) }
+func be32(v int) []byte { return binary.BigEndian.AppendUint32(nil, uint32(v)) }
+
+// mac is an Ethernet address that ends in n.
+func mac(n int) []byte { return []byte{2, 0, 0, 0, 0, byte(n)} }
+
+var (
+	macBroadcast = []byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}
+	macMulticast = []byte{1, 0, 0x5e, 0, 0, 0xfb}
+	macSTP       = []byte{1, 0x80, 0xc2, 0, 0, 0}
+)
+
+// frame is an Ethernet frame from mac(1) to mac(2).
+func frame(etherType int, payload ...[]byte) []byte {
+	return cat(mac(2), mac(1), be16(etherType), cat(payload...))
+}
+
+// ipv4 makes an IPv4 packet: tos, the 16 bits of flags and fragment offset, ttl,
+// options (a multiple of 4 bytes).
+type ipv4 struct {
+	tos, frag, ttl int
+	src, dst       string
+	options        []byte
+}
+
+func (h ipv4) wrap(protocol int, payload ...[]byte) []byte {
+	body := cat(payload...)
+	addr := func(s, otherwise string) []byte {
+		if s == "" {
+			s = otherwise
+		}
+		return netip.MustParseAddr(s).AsSlice()
+	}
+	if h.ttl == 0 {
+		h.ttl = 64
+	}
+	length := 20 + len(h.options)
+	return cat([]byte{byte(0x40 | length/4), byte(h.tos)}, be16(length+len(body)), be16(0x1234), be16(h.frag),
+		[]byte{byte(h.ttl), byte(protocol)}, be16(0), addr(h.src, "10.0.0.1"), addr(h.dst, "192.168.1.2"), h.options, body)
+}
+
+type ipv6 struct{ src, dst string }
+
+func (h ipv6) wrap(next int, payload ...[]byte) []byte {
+	body := cat(payload...)
+	addr := func(s, otherwise string) []byte {
+		if s == "" {
+			s = otherwise
+		}
+		return netip.MustParseAddr(s).AsSlice()
+	}
+	return cat([]byte{0x60, 0, 0, 0}, be16(len(body)), []byte{byte(next), 64},
+		addr(h.src, "2001:db8::1"), addr(h.dst, "2001:db8::2"), body)
+}
+
+const (
+	fin, syn, rst, psh, ack, urg = 1, 2, 4, 8, 16, 32
+
+	protoICMP, protoIGMP, protoTCP, protoUDP, protoIPv6, protoGRE, protoESP, protoAH = 1, 2, 6, 17, 41, 47, 50, 51
+	protoICMP6, protoPIM, protoVRRP, protoSCTP                                       = 58, 103, 112, 132
+	extHopByHop, extRouting, extFragment, extOptions, extNone                        = 0, 43, 44, 60, 59
+)
+
+func tcp(sport, dport, flags int, options []byte, payload string) []byte {
+	return cat(be16(sport), be16(dport), be32(1000), be32(2000), []byte{byte((20 + len(options)) / 4 << 4), byte(flags)},
+		be16(0xffff), be16(0), be16(0), options, []byte(payload))
+}
+
+func udp(sport, dport int, payload ...[]byte) []byte {
+	body := cat(payload...)
+	return cat(be16(sport), be16(dport), be16(8+len(body)), be16(0), body)
+}
+
+func icmp(kind, code int) []byte {
+	return cat([]byte{byte(kind), byte(code)}, be16(0), be32(0x00010001), []byte("abcdefgh"))
+}
+
+// ext is an IPv6 extension header of 8 bytes.
+func ext(next int) []byte { return []byte{byte(next), 0, 1, 4, 0, 0, 0, 0} }
+
+// fragment6 is an IPv6 fragment header; off is in units of 8 bytes.
+func fragment6(next, off, more int) []byte {
+	return cat([]byte{byte(next), 0}, be16(off<<3|more), be32(77))
+}
+
+func tag(tci int) []byte { return cat(be16(tci)) }
+
+// mpls is a label stack entry.
+func mpls(label, bottom int) []byte { return be32(label<<12 | bottom<<8 | 64) }
+
+func arp(op int) []byte {
+	return cat(be16(1), be16(0x0800), []byte{6, 4}, be16(op), mac(1), []byte{10, 0, 0, 1}, mac(0), []byte{192, 168, 1, 2})
+}
+
+// llc is an IEEE 802.3 frame: a length in place of the type.
+func llc(dst []byte, header []byte, payload ...[]byte) []byte {
+	body := cat(header, cat(payload...))
+	return cat(dst, mac(1), be16(len(body)), body)
+}
+
+func pppoe(session, protocol int, payload ...[]byte) []byte {
+	body := cat(be16(protocol), cat(payload...))
+	return cat([]byte{0x11, 0}, be16(session), be16(len(body)), body)
+}
+
+func geneve(vni, protocol int, payload ...[]byte) []byte {
+	return cat([]byte{0, 0}, be16(protocol), be32(vni<<8), cat(payload...))
+}
+
+func vxlan(vni int, inner []byte) []byte { return cat([]byte{8, 0, 0, 0}, be32(vni<<8), inner) }
+
+// ipPackets are packets that begin with the IP header, whole and well-formed.
+func ipPackets() [][]byte {
+	v4, v6 := ipv4{}, ipv6{}
+	back := ipv4{src: "192.168.1.2", dst: "10.0.0.1"}
+	timestamps := []byte{1, 1, 8, 10, 0, 0, 0, 1, 0, 0, 0, 2}
+	hello := "\x16\x03\x01\x00\x05\x01\x00\x00\x01\x03"
+	dns := []byte("\x12\x34\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x07example\x03com\x00\x00\x01\x00\x01")
+	all := [][]byte{
+		v4.wrap(protoTCP, tcp(40000, 443, syn, []byte{2, 4, 5, 0xb4}, "")),
+		back.wrap(protoTCP, tcp(443, 40000, syn|ack, []byte{2, 4, 5, 0xb4}, "")),
+		v4.wrap(protoTCP, tcp(40000, 443, ack, nil, "")),
+		v4.wrap(protoTCP, tcp(40000, 443, psh|ack, nil, hello)),
+		v4.wrap(protoTCP, tcp(40000, 443, psh|ack, timestamps, hello)),
+		v4.wrap(protoTCP, tcp(40001, 80, psh|ack, nil, "GET / HTTP/1.1\r\n\r\n")),
+		v4.wrap(protoTCP, tcp(40001, 80, psh|ack, timestamps, "POST / HTTP/1.1\r\n\r\n")),
+		back.wrap(protoTCP, tcp(80, 40001, psh|ack, nil, "HTTP/1.1 200 OK\r\n\r\n")),
+		back.wrap(protoTCP, tcp(80, 40001, fin|ack, nil, "")),
+		v4.wrap(protoTCP, tcp(40001, 80, rst, nil, "")),
+		v4.wrap(protoTCP, tcp(40001, 8080, psh|urg|ack, nil, "x")),
+		v4.wrap(protoTCP, tcp(50000, 22, psh|ack, nil, "SSH-2.0-OpenSSH_9.2\r\n")),
+		v4.wrap(protoTCP, tcp(21, 20, ack, nil, "")),
+		ipv4{src: "172.16.5.4", dst: "172.16.5.5"}.wrap(protoTCP, tcp(1024, 2000, ack, nil, "between")),
+		ipv4{src: "1.2.3.4", dst: "8.8.8.8"}.wrap(protoUDP, udp(5000, 53, dns)),
+		ipv4{src: "8.8.8.8", dst: "1.2.3.4"}.wrap(protoUDP, udp(53, 5000, dns, dns)),
+		ipv4{src: "0.0.0.0", dst: "255.255.255.255"}.wrap(protoUDP, udp(68, 67, make([]byte, 240))),
+		ipv4{dst: "224.0.0.251", ttl: 255}.wrap(protoUDP, udp(5353, 5353, dns)),
+		ipv4{dst: "239.255.255.250", ttl: 1}.wrap(protoUDP, udp(1900, 1900, []byte("M-SEARCH * HTTP/1.1\r\n"))),
+		v4.wrap(protoUDP, udp(123, 123, make([]byte, 48))),
+		v4.wrap(protoUDP, udp(40000, 443, []byte("\xc3\x00\x00\x00\x01quic"))),
+		v4.wrap(protoUDP, udp(40000, 4789, vxlan(7, frame(0x0800, v4.wrap(protoTCP, tcp(1, 443, syn, nil, "")))))),
+		v4.wrap(protoUDP, udp(40000, 6081, geneve(10, 0x0800, v4.wrap(protoTCP, tcp(1, 443, syn, nil, ""))))),
+		v4.wrap(protoUDP, udp(40000, 6081, geneve(11, 0x6558, frame(0x0800, back.wrap(protoUDP, udp(1, 53)))))),
+		v4.wrap(protoUDP, udp(7, 7)),
+		v4.wrap(protoUDP, udp(7, 7, make([]byte, 39))),
+		v4.wrap(protoICMP, icmp(8, 0)),
+		back.wrap(protoICMP, icmp(0, 0)),
+		v4.wrap(protoICMP, icmp(3, 1), v4.wrap(protoUDP, udp(1, 2))),
+		v4.wrap(protoICMP, icmp(3, 4)),
+		v4.wrap(protoICMP, icmp(11, 0)),
+		ipv4{dst: "224.0.0.22", options: []byte{0x94, 4, 0, 0}}.wrap(protoIGMP, []byte{0x22, 0, 0, 0, 0, 0, 0, 0}),
+		ipv4{options: []byte{1, 1, 1, 1, 7, 3, 4, 0}}.wrap(protoTCP, tcp(40000, 443, ack, nil, "options")),
+		ipv4{options: make([]byte, 40)}.wrap(protoUDP, udp(5000, 53, dns)),
+		ipv4{tos: 0xb8}.wrap(protoUDP, udp(4000, 5060, []byte("INVITE"))),
+		ipv4{tos: 3}.wrap(protoTCP, tcp(1, 2, ack, nil, "ecn")),
+		ipv4{frag: 0x4000}.wrap(protoTCP, tcp(40000, 443, ack, nil, "df")),
+		ipv4{frag: 0x2000}.wrap(protoUDP, udp(5000, 53, make([]byte, 64))),
+		ipv4{frag: 0x2008}.wrap(protoUDP, udp(5000, 53, make([]byte, 64))),
+		ipv4{frag: 0x0010}.wrap(protoUDP, udp(5000, 53, make([]byte, 8))),
+		ipv4{frag: 0x0001}.wrap(protoTCP, tcp(40000, 443, ack, nil, "")),
+		ipv4{ttl: 1}.wrap(protoTCP, tcp(40000, 443, ack, nil, "short life")),
+		ipv4{src: "192.168.1.7", dst: "192.168.1.255"}.wrap(protoUDP, udp(138, 138, make([]byte, 20))),
+		ipv4{src: "10.1.2.3", dst: "10.1.2.3"}.wrap(protoTCP, tcp(443, 443, ack, nil, "land")),
+		v4.wrap(protoSCTP, be16(36412), be16(36412), be32(0), be32(0), []byte{0, 3, 0, 20}, make([]byte, 16)),
+		v4.wrap(protoAH, cat([]byte{protoTCP, 4, 0, 0}, be32(1), be32(1), make([]byte, 12)), tcp(1, 443, ack, nil, "")),
+		v4.wrap(protoESP, be32(0x1000), be32(1), make([]byte, 40)),
+		v4.wrap(protoGRE, be16(0), be16(0x0800), back.wrap(protoTCP, tcp(1, 443, ack, nil, ""))),
+		v4.wrap(4, back.wrap(protoUDP, udp(1, 53))),
+		v4.wrap(protoIPv6, v6.wrap(protoTCP, tcp(1, 443, ack, nil, ""))),
+		ipv4{dst: "224.0.0.13"}.wrap(protoPIM, []byte{0x20, 0, 0, 0}),
+		ipv4{dst: "224.0.0.18"}.wrap(protoVRRP, []byte{0x21, 1, 100, 1, 0, 1, 0, 0}),
+		v4.wrap(253, []byte("experiment")),
+		v4.wrap(protoUDP, udp(1, 2, make([]byte, 1400))),
+		v4.wrap(protoTCP, tcp(40000, 443, ack, nil, string(make([]byte, 1460)))),
+
+		v6.wrap(protoTCP, tcp(40000, 443, syn, nil, "")),
+		v6.wrap(protoTCP, tcp(40000, 443, psh|ack, nil, hello)),
+		ipv6{src: "2001:db8::2", dst: "2001:db8::1"}.wrap(protoTCP, tcp(443, 40000, syn|ack, nil, "")),
+		ipv6{src: "fe80::1", dst: "ff02::fb"}.wrap(protoUDP, udp(5353, 5353, dns)),
+		ipv6{src: "2001:db8:1::1", dst: "2001:4860:4860::8888"}.wrap(protoUDP, udp(5000, 53, dns)),
+		ipv6{src: "::", dst: "ff02::1:ff00:1"}.wrap(protoICMP6, icmp(135, 0), make([]byte, 16)),
+		ipv6{src: "fe80::1", dst: "ff02::1"}.wrap(protoICMP6, icmp(134, 0)),
+		v6.wrap(protoICMP6, icmp(128, 0)),
+		v6.wrap(protoICMP6, icmp(129, 0)),
+		v6.wrap(extHopByHop, ext(protoTCP), tcp(40000, 443, ack, nil, "")),
+		v6.wrap(extHopByHop, ext(protoICMP6), icmp(143, 0)),
+		v6.wrap(extRouting, ext(protoUDP), udp(5000, 53, dns)),
+		v6.wrap(extOptions, ext(extRouting), ext(protoTCP), tcp(40000, 443, ack, nil, "")),
+		v6.wrap(extFragment, fragment6(protoTCP, 0, 1), tcp(40000, 443, ack, nil, "")),
+		v6.wrap(extFragment, fragment6(protoUDP, 0, 1), udp(5000, 53, dns)),
+		v6.wrap(extFragment, fragment6(protoTCP, 185, 0), []byte("the rest of it")),
+		v6.wrap(protoAH, cat([]byte{protoUDP, 4, 0, 0}, be32(1), be32(1), make([]byte, 12)), udp(1, 53)),
+		v6.wrap(protoESP, be32(0x1000), be32(1), make([]byte, 40)),
+		v6.wrap(protoSCTP, be16(9899), be16(9899), be32(0), be32(0)),
+		v6.wrap(protoGRE, be16(0), be16(0x86dd), v6.wrap(protoUDP, udp(1, 53))),
+		v6.wrap(extNone),
+		v6.wrap(protoUDP, udp(1, 2, make([]byte, 1300))),
+		v6.wrap(protoUDP, udp(40000, 6081, geneve(10, 0x86dd, v6.wrap(protoUDP, udp(1, 53))))),
+	}
+	for _, port := range []int{25, 110, 143, 853, 993, 1883, 3478, 5228} {
+		all = append(all,
+			v4.wrap(protoTCP, tcp(45000, port, psh|ack, nil, "to a server")),
+			v6.wrap(protoUDP, udp(port, 45000, []byte("from one"))))
+	}
+	return all
+}
+
+// frames are whole and well-formed Ethernet frames: every packet of ipPackets, and
+// what else is on a wire.
+func frames() [][]byte {
+	var all [][]byte
+	for _, p := range ipPackets() {
+		all = append(all, frame(etherType(p), p))
+	}
+	v4 := ipv4{}.wrap(protoTCP, tcp(40000, 443, psh|ack, nil, "inner"))
+	v4udp := ipv4{src: "192.9.200.1"}.wrap(protoUDP, udp(5000, 53, []byte("inner")))
+	v6 := ipv6{}.wrap(protoTCP, tcp(40000, 443, syn, nil, ""))
+	to := func(dst, f []byte) []byte { return cat(dst, f[6:]) }
+	const vlan, qinq, vlan9100, mplsType, pppoeD, pppoeS = 0x8100, 0x88a8, 0x9100, 0x8847, 0x8863, 0x8864
+	return append(all,
+		to(macBroadcast, frame(0x0806, arp(1))),
+		frame(0x0806, arp(2)),
+		to(macBroadcast, frame(0x8035, arp(3))),
+		to(macMulticast, frame(0x0800, ipv4{dst: "224.0.0.251"}.wrap(protoUDP, udp(5353, 5353)))),
+		to(macBroadcast, frame(0x0800, ipv4{dst: "255.255.255.255"}.wrap(protoUDP, udp(68, 67)))),
+		to([]byte{0x33, 0x33, 0, 0, 0, 1}, frame(0x86dd, ipv6{dst: "ff02::1"}.wrap(protoICMP6, icmp(134, 0)))),
+		cat(mac(9), mac(8), be16(0x0800), v4),
+		frame(0x0800, ipv4{}.wrap(protoTCP, tcp(40000, 443, ack, nil, "")), make([]byte, 6)), // padded to 60 bytes
+		frame(0x0800, ipv4{}.wrap(protoUDP, udp(5000, 53)), make([]byte, 18)),
+
+		llc(macSTP, []byte{0x42, 0x42, 3}, make([]byte, 35)),
+		llc(mac(2), []byte{0xaa, 0xaa, 3, 0, 0, 0, 8, 0}, v4),
+		llc(mac(2), []byte{0xaa, 0xaa, 3, 0, 0, 0, 0x81, 0x9b}, make([]byte, 20)),
+		llc(mac(2), []byte{0xaa, 0xaa, 3, 0, 0, 0xc, 0x20, 0}, make([]byte, 20)),
+		llc(mac(2), []byte{0xe0, 0xe0, 3}, make([]byte, 30)),
+		llc(mac(2), []byte{0xf0, 0xf0, 3}, make([]byte, 30)),
+		llc(mac(2), []byte{0xfe, 0xfe, 3, 0x83}, make([]byte, 30)),
+		llc(mac(2), []byte{0xfe, 0xfe, 3, 0x81}, make([]byte, 30)),
+		llc(mac(2), []byte{0, 0, 0xaf}, make([]byte, 10)),
+		llc(mac(2), []byte{0, 0, 0xf3}, make([]byte, 10)),
+		llc(mac(2), []byte{0, 0, 0x7f}, make([]byte, 10)),
+		llc(mac(2), []byte{4, 4, 1, 0}, make([]byte, 10)),
+		frame(0xffff, make([]byte, 30)),
+
+		frame(vlan, tag(100), be16(0x0800), v4),
+		frame(vlan, tag(100), be16(0x0800), v4udp),
+		frame(vlan, tag(0xe064), be16(0x86dd), v6),
+		frame(vlan, tag(200), be16(0x0806), arp(1)),
+		frame(vlan, tag(0), be16(0x0800), v4),
+		frame(vlan, tag(100), be16(vlan), tag(200), be16(0x0800), v4),
+		frame(qinq, tag(10), be16(vlan), tag(300), be16(0x0800), v4udp),
+		frame(qinq, tag(300), be16(0x0800), v4),
+		frame(vlan9100, tag(300), be16(0x0800), v4),
+		frame(vlan, tag(100), be16(pppoeS), pppoe(0x27, 0x0021, v4)),
+		frame(vlan, tag(100), be16(mplsType), mpls(1024, 1), v4),
+
+		frame(mplsType, mpls(1024, 1), v4),
+		frame(mplsType, mpls(100000, 0), mpls(1024, 1), v4udp),
+		frame(mplsType, mpls(100000, 0), mpls(1024, 1), v6),
+		frame(mplsType, mpls(2000, 1), v6),
+		frame(mplsType, mpls(3, 0), mpls(4, 0), mpls(5, 1), v4),
+		frame(0x8848, mpls(16, 1), v4),
+
+		frame(pppoeD, []byte{0x11, 9, 0, 0, 0, 4, 1, 1, 0, 0}),
+		frame(pppoeD, []byte{0x11, 0xa7, 0, 0x27, 0, 0}),
+		frame(pppoeS, pppoe(0x27, 0x0021, v4)),
+		frame(pppoeS, pppoe(0x27, 0x0057, v6)),
+		frame(pppoeS, pppoe(0x28, 0x0021, v4udp)),
+		frame(pppoeS, pppoe(0x28, 0xc021, []byte{1, 1, 0, 4})),
+
+		frame(0x88cc, []byte{2, 7, 4, 2, 0, 0, 0, 0, 1}),
+		frame(0x888e, []byte{1, 1, 0, 0}),
+		frame(0x6003, make([]byte, 40)),
+		frame(0x6004, make([]byte, 40)),
+		frame(0x809b, make([]byte, 40)),
+		frame(0x80f3, make([]byte, 40)),
+		frame(0x8137, make([]byte, 40)),
+		frame(0x88b5, []byte("experiment")),
+	)
+}
+
+func etherType(ip []byte) int {
+	if ip[0]>>4 == 6 {
+		return 0x86dd
+	}
+	return 0x0800
+}
+
+// corpus returns whole packets, then the same cut short, then with some bytes
+// changed: the same ones on every run. Cuts and changes lie in the first bytes, where headers are.
+func corpus(whole [][]byte, mutants int) [][]byte {
+	const headers = 90
+	r := rand.New(rand.NewPCG(1, 2))
+	all := slices.Clone(whole)
+	for _, p := range whole {
+		for range 2 {
+			all = append(all, p[:1+r.IntN(min(len(p), headers)-1)])
+		}
+	}
+	for range mutants {
+		p := slices.Clone(whole[r.IntN(len(whole))])
+		for range 1 + r.IntN(3) {
+			p[r.IntN(min(len(p), headers))] = byte(r.Uint32())
+		}
+		all = append(all, p)
+	}
+	return all
+}

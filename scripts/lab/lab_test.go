@@ -1,0 +1,287 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package lab
+
+import (
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+const (
+	agent = "/data/local/tmp/agent"
+	truth = "/data/local/tmp/tcpdump.pcap"
+	peer  = "192.168.49.2"
+	cell  = "10.78.0.2" // the peer behind rmnet_data0
+)
+
+var (
+	readyLine    = regexp.MustCompile(`^capturing on \S+ to (\S+)$`)
+	capturedLine = regexp.MustCompile(`(?m)^(\d+) packets captured$`)
+	tcpdumpLine  = regexp.MustCompile(`listening on `)
+)
+
+// TestPhone runs everything on the kernel of each suite in DROIDTAP_LAB_SUITES.
+func TestPhone(t *testing.T) {
+	binary := os.Getenv("DROIDTAP_AGENT")
+	if binary == "" {
+		t.Skip("DROIDTAP_AGENT does not name an arm64 agent")
+	}
+	if !filepath.IsAbs(binary) {
+		binary = filepath.Join("../..", binary) // go test runs in this directory
+	}
+	if _, err := os.Stat(binary); err != nil {
+		t.Fatal(err)
+	}
+	suites := os.Getenv("DROIDTAP_LAB_SUITES")
+	if suites == "" {
+		suites = "bookworm,bullseye"
+	}
+	for suite := range strings.SplitSeq(suites, ",") {
+		t.Run(suite, func(t *testing.T) {
+			p := boot(t, suite)
+			p.push(t, binary, agent)
+			t.Run("su", func(t *testing.T) { testSu(t, p) })
+			t.Run("capture", func(t *testing.T) { testCapture(t, p) })
+			t.Run("uid", func(t *testing.T) { testUID(t, p) })
+			t.Run("not root", func(t *testing.T) { testNotRoot(t, p) })
+			t.Run("clean", func(t *testing.T) { testClean(t, p) })
+		})
+	}
+}
+
+// testSu starts the agent the ways in which users write it.
+func testSu(t *testing.T, p *phone) {
+	line := agent + " -i wlan0 port 443"
+	for _, c := range []struct {
+		name, style string
+		args        []string
+	}{
+		{"Magisk unquoted", "magisk", append([]string{"shell", "su", "-c"}, strings.Fields(line)...)},
+		{"Magisk quoted", "magisk", []string{"shell", "su -c '" + line + "'"}},
+		{"KernelSU quoted", "kernelsu", []string{"shell", "su -c '" + line + "'"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			p.root(t, "setprop lab.su "+c.style)
+			t.Cleanup(func() { p.root(t, "setprop lab.su magisk") })
+			got, want := p.compare(t, c.args, "wlan0", "port 443", func() { p.browse(t, peer) })
+			same(t, got, want)
+		})
+	}
+}
+
+// testCapture compares with tcpdump by interface, expression and flags.
+func testCapture(t *testing.T, p *phone) {
+	for _, c := range []struct {
+		name, iface, flags, expr, peer string
+	}{
+		{"Ethernet", "wlan0", "", "port 443", peer},
+		{"no expression but a host", "wlan0", "", "host " + peer, peer},
+		{"snaplen", "wlan0", "-s 100", "port 443", peer},
+		{"in", "wlan0", "-Q in", "port 443", peer},
+		{"out", "wlan0", "-Q out", "port 443", peer},
+		{"raw IP", "rmnet_data0", "", "udp or icmp", cell},
+		{"raw IP TCP", "rmnet_data0", "", "port 443", cell},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			line := fmt.Sprintf("su -c '%s -i %s %s %s'", agent, c.iface, c.flags, c.expr)
+			got, want := p.compare(t, []string{"shell", line}, c.iface, c.flags+" "+c.expr, func() { p.browse(t, c.peer) })
+			same(t, got, want)
+		})
+	}
+	t.Run("count", func(t *testing.T) {
+		a := p.start(t, "shell", "su -c '"+agent+" -i wlan0 -c 5 port 443'")
+		path := a.until(t, readyLine)[1]
+		p.browse(t, peer)
+		if code := a.end(t); code != 0 {
+			t.Fatalf("exit code %d:\n%s", code, strings.Join(a.seen, "\n"))
+		}
+		if _, got := read(t, p.pull(t, path)); len(got) != 5 {
+			t.Errorf("%d packets in the file, want 5", len(got))
+		}
+	})
+}
+
+// testUID has two apps browse at once, each to its own port, and wants the
+// packets of one, received ones too.
+func testUID(t *testing.T, p *phone) {
+	const expr = "port 443 or port 8443"
+	args := []string{"shell", "su -c '" + agent + " -i wlan0 --uid 10123 " + expr + "'"}
+	got, want := p.compare(t, args, "wlan0", expr, func() {
+		p.shell(t, `su 10123 -c '/lab/phone fetch -n 5 https://`+peer+`/' &
+			su 10124 -c '/lab/phone fetch -n 5 https://`+peer+`:8443/'; wait`)
+		p.quiet(t)
+		p.shell(t, "su 10124 -c '/lab/phone udp "+peer+":53'")
+		p.shell(t, "su 10123 -c '/lab/phone udp "+peer+":443'")
+	})
+	want = slices.DeleteFunc(want, func(pk packet) bool { return !strings.Contains(ports(pk.data), " 443 ") })
+	if len(want) < 5*8 {
+		t.Fatalf("only %d packets of uid 10123 in tcpdump's file", len(want))
+	}
+	same(t, got, want)
+}
+
+func testNotRoot(t *testing.T, p *phone) {
+	out, code := p.run(t, agent+" -i wlan0 port 443")
+	if code != 3 || !regexp.MustCompile(`\bsu\b`).MatchString(out) {
+		t.Errorf("exit code %d, want 3 and a line that says to use su:\n%s", code, out)
+	}
+}
+
+// testClean wants tc as it was before: after an end by SIGINT, after a run that
+// was killed and the next one, and with a stranger's qdisc and filter there.
+func testClean(t *testing.T, p *phone) {
+	tc := func(t *testing.T) string {
+		return p.root(t, "tc qdisc show dev wlan0; tc filter show dev wlan0 ingress; tc filter show dev wlan0 egress")
+	}
+	once := func(t *testing.T) {
+		got, want := p.compare(t, []string{"shell", "su -c '" + agent + " -i wlan0 port 443'"}, "wlan0", "port 443", func() { p.browse(t, peer) })
+		same(t, got, want)
+	}
+	check := func(t *testing.T) {
+		before := tc(t)
+		once(t)
+		if after := tc(t); after != before {
+			t.Errorf("after SIGINT tc shows\n%s\nbefore\n%s", after, before)
+		}
+		a := p.start(t, "shell", "su -c '"+agent+" -i wlan0 port 443'")
+		a.until(t, readyLine)
+		p.root(t, "pkill -KILL -x agent")
+		if code := a.end(t); code == 0 {
+			t.Error("exit code 0 after SIGKILL")
+		}
+		once(t)
+		if after := tc(t); after != before {
+			t.Errorf("after SIGKILL and another run tc shows\n%s\nbefore\n%s", after, before)
+		}
+	}
+	t.Run("alone", check)
+	t.Run("beside a stranger", func(t *testing.T) {
+		p.root(t, "tc qdisc add dev wlan0 clsact")
+		t.Cleanup(func() { p.root(t, "tc qdisc del dev wlan0 clsact") })
+		for _, way := range []string{"ingress", "egress"} {
+			p.root(t, "tc filter add dev wlan0 "+way+" pref 7 protocol all u32 match u32 0 0 action continue")
+		}
+		check(t)
+	})
+}
+
+// compare runs the agent (adb's args) and tcpdump (its flags and expression)
+// side by side over the traffic, ends both by SIGINT, and gives the packets in
+// the agent's file and in tcpdump's. The traffic must end with p.marker's echo.
+func (p *phone) compare(t *testing.T, args []string, iface, tcpdump string, traffic func()) (got, want []packet) {
+	t.Helper()
+	// Without --immediate-mode tcpdump would lose what the kernel holds back
+	// for it when it is interrupted. -Z root: Debian's gives up root otherwise.
+	d := p.start(t, "shell", "su -c 'tcpdump -Z root --immediate-mode -U -i "+iface+" -w "+truth+" "+tcpdump+"'")
+	d.until(t, tcpdumpLine)
+	a := p.start(t, args...)
+	path := a.until(t, readyLine)[1]
+
+	traffic()
+	marker := 2
+	if strings.Contains(tcpdump, "-Q") {
+		marker = 1
+	}
+	eventually(t, "tcpdump's file has the marker", func() bool {
+		out := p.root(t, "tcpdump -Z root -n -r "+truth+" udp port 443 2>/dev/null | wc -l")
+		n, _ := strconv.Atoi(strings.TrimSpace(out))
+		return n >= marker
+	})
+	p.root(t, "pkill -INT -x agent")
+	if code := a.end(t); code != 0 {
+		t.Fatalf("the agent's exit code is %d:\n%s", code, strings.Join(a.seen, "\n"))
+	}
+	p.root(t, "pkill -INT -x tcpdump")
+	if code := d.end(t); code != 0 {
+		t.Fatalf("tcpdump's exit code is %d:\n%s", code, strings.Join(d.seen, "\n"))
+	}
+
+	gotLink, got := read(t, p.pull(t, path))
+	wantLink, want := read(t, p.pull(t, truth))
+	p.root(t, "rm "+path+" "+truth)
+	if gotLink != wantLink {
+		t.Errorf("link type %d, want %d", gotLink, wantLink)
+	}
+	out := strings.Join(a.seen, "\n")
+	if m := capturedLine.FindStringSubmatch(out); m == nil || m[1] != strconv.Itoa(len(got)) {
+		t.Errorf("%d packets in the file, the agent says:\n%s", len(got), out)
+	}
+	if last := a.seen[len(a.seen)-1]; last != path {
+		t.Errorf("last line %q, want %q", last, path)
+	}
+	return got, want
+}
+
+// browse makes all kinds of traffic, of which a filter takes some.
+func (p *phone) browse(t *testing.T, host string) {
+	t.Helper()
+	p.shell(t, "/lab/phone fetch -n 3 -size 5000 https://"+host+"/")
+	p.shell(t, "/lab/phone fetch http://"+host+"/")
+	p.shell(t, "/lab/phone udp -n 3 "+host+":53")
+	p.shell(t, "ping -c 2 "+host)
+	p.quiet(t)
+	p.shell(t, "/lab/phone udp "+host+":443")
+}
+
+// quiet waits until no TCP connection has a packet to come.
+func (p *phone) quiet(t *testing.T) {
+	t.Helper()
+	const ss = "ss -Htn state connected exclude time-wait | grep -v :5555"
+	eventually(t, "connections are closed", func() bool {
+		return p.root(t, ss+"; ip netns exec peer "+ss+"; true") == ""
+	})
+}
+
+// same compares as multisets: the agent and tcpdump see each direction in
+// order, but not both in one.
+func same(t *testing.T, got, want []packet) {
+	t.Helper()
+	if len(want) == 0 {
+		t.Fatal("tcpdump captured nothing")
+	}
+	count := map[packet]int{}
+	for _, pk := range want {
+		count[pk]++
+	}
+	for _, pk := range got {
+		count[pk]--
+	}
+	for pk, n := range count {
+		switch {
+		case n > 0:
+			t.Errorf("missing %d x %d bytes: %x", n, pk.wire, pk.data)
+		case n < 0:
+			t.Errorf("extra %d x %d bytes: %x", -n, pk.wire, pk.data)
+		}
+	}
+	if t.Failed() {
+		t.Logf("%d packets, want %d", len(got), len(want))
+	}
+}
+
+// ports gives the TCP or UDP ports of an IPv4 packet in an Ethernet frame as
+// " 443 40000 ".
+func ports(frame string) string {
+	if len(frame) < 14+20 || frame[12:14] != "\x08\x00" {
+		return ""
+	}
+	ip := frame[14:]
+	if l4 := int(ip[0]&15) * 4; len(ip) >= l4+4 {
+		b := ip[l4:]
+		return fmt.Sprintf(" %d %d ", int(b[0])<<8|int(b[1]), int(b[2])<<8|int(b[3]))
+	}
+	return ""
+}
+
+// outgoing tells by the source address of an IPv4 packet.
+func outgoing(ip string) bool {
+	src, _ := netip.AddrFromSlice([]byte(ip[12:16]))
+	return src == netip.MustParseAddr("192.168.49.1") || src == netip.MustParseAddr("10.78.0.1")
+}
