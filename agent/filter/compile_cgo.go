@@ -37,7 +37,7 @@ func compile(expr string, l pcapng.LinkType) ([]bpf.Instruction, error) {
 		return cbpf, nil
 	}
 	// elibpcap repeats the expression and has no sentinel for libpcap's answers.
-	text := strings.TrimPrefix(err.Error(), "failed to pcap_compile '"+expr+"': ")
+	text := strings.TrimSpace(strings.TrimPrefix(err.Error(), "failed to pcap_compile '"+expr+"': "))
 	switch {
 	case text == ErrRejectsAll.Error():
 		return nil, ErrRejectsAll

@@ -105,7 +105,7 @@ int getprotobyname_r(const char *name, struct protoent *proto, char *buf, size_t
 
 	*res = NULL;
 	if (n < 0)
-		return ENOENT;
+		return 0; // as glibc says "none": an error is protocol 0 to libpcap
 	memset(proto, 0, sizeof(*proto));
 	proto->p_proto = n;
 	*res = proto;
