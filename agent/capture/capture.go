@@ -136,17 +136,16 @@ func Run(ctx context.Context, abort <-chan struct{}, cfg Config) (sum Summary, e
 		}
 	}()
 	runErr := c.run(ctx, target, sum.File)
-	defer func() { c.summarise(&sum) }()
 	select {
 	case <-written:
 	case <-abort:
+		c.summarise(&sum)
+		sum.Ignored = sum.Received - sum.Dropped - sum.Captured // all that is on its way
 		return sum, errors.Join(runErr, ErrAborted)
 	}
-	c.ignored += c.writer.ignored
-	if c.writer.err != nil {
-		runErr = errors.Join(runErr, fmt.Errorf("write to %s: %w", sum.File, c.writer.err))
-	}
-	return sum, runErr
+	c.ignored += c.writer.lost()
+	c.summarise(&sum)
+	return sum, errors.Join(runErr, c.writer.err)
 }
 
 // load loads the objects of every source and opens their rings.

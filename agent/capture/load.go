@@ -32,8 +32,11 @@ func load(probe Probe, t plugin.Target, buffer int) (*ebpf.Collection, error) {
 			t.Log.Info("loaded", "probe", probe.Name, "object", variant)
 			return coll, nil
 		}
+		if plugin.IsUsage(err) {
+			return nil, err
+		}
 		err = fmt.Errorf("load object %s of probe %s: %w", variant, probe.Name, err)
-		if plugin.IsUsage(err) || errors.Is(err, os.ErrPermission) && !verifier(err) {
+		if errors.Is(err, os.ErrPermission) && !verifier(err) {
 			return nil, err
 		}
 		t.Log.Info("next variant", "because", err)

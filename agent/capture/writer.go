@@ -27,7 +27,7 @@ type writer struct {
 	packets   uint64         // handed to out
 	delivered map[int]uint64 // the same by ifindex
 	err       error          // why failed is closed
-	ignored   uint64         // packets that came after the failure
+	ignored   uint64         // packets that could not be handed to out
 }
 
 func newWriter(out *pcapng.Writer, most uint64, eager bool) *writer {
@@ -82,15 +82,14 @@ func (w *writer) write(block pcapng.Block) {
 	if s, ok := block.(*pcapng.Statistics); ok {
 		s.Delivered = w.delivered[s.Ifindex]
 	}
-	switch err := w.out.Write(block); {
-	case errors.Is(err, pcapng.ErrInterface):
-		w.ignored++
-		return
-	case err != nil:
+	err := w.out.Write(block)
+	if err != nil && !errors.Is(err, pcapng.ErrInterface) {
 		w.fail(err)
-		return
 	}
-	if isPacket {
+	switch {
+	case isPacket && err != nil:
+		w.ignored++
+	case isPacket:
 		w.packets++
 		w.delivered[p.Ifindex]++
 		if w.packets == w.most {
@@ -108,6 +107,9 @@ func (w *writer) flush() {
 	}
 	w.written.Store(w.out.Packets())
 }
+
+// lost returns the packets that run took and that are not in the output.
+func (w *writer) lost() uint64 { return w.ignored + w.packets - w.out.Packets() }
 
 func (w *writer) fail(err error) {
 	w.err = err
