@@ -53,7 +53,7 @@ capture() {
     adb_pid=$!
     # The file's path stands in the agent's first line, once it captures.
     path=$(timeout 30 tail -n +1 -F --pid="$adb_pid" "$tmp/agent.log" 2>/dev/null |
-        tr -d '\r' | sed -n '/^capturing on .* to /{s/.* to //p;q}') || true
+        sed -n '/^capturing on .* to /{s/\r$//;s/.* to //p;q}') || true
     if [[ -z $path ]]; then
         cat "$tmp/agent.log" >&2
         die "the agent did not start to capture"
