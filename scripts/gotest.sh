@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 #
-# gotest.sh ARGS... : go test, which fails if a test skips: on a machine that runs
-# our tests everything that they need is there, so a skip is a hole.
+# gotest.sh ARGS... : go test, in brief. With CI=true a test that skips fails the
+# run: what the tests need is there, so a skip is a hole. Elsewhere (an older kernel
+# without TCX, say) it is said aloud.
 set -euo pipefail
 
 log=$(mktemp)
@@ -21,8 +22,11 @@ failed=$(grep -cE '^[[:space:]]*--- FAIL' "$log" || true)
 skipped=$(grep -cE '^[[:space:]]*--- SKIP' "$log" || true)
 echo "$passed passed, $failed failed, $skipped skipped"
 if [[ $skipped -ne 0 ]]; then
-    echo "skipped tests count as failed:" >&2
-    grep -E -A2 '^[[:space:]]*--- SKIP' "$log" >&2
-    exit 1
+    echo "skipped:" >&2
+    grep -E -A1 '^[[:space:]]*--- SKIP' "$log" >&2
+    if [[ ${CI:-} == true ]]; then
+        echo "in CI a skipped test is a failed one" >&2
+        exit 1
+    fi
 fi
 exit "$status"

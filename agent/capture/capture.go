@@ -68,9 +68,7 @@ type capture struct {
 	running []running
 	readers sync.WaitGroup
 
-	mu      sync.Mutex // of what readers write
 	ignored uint64
-	errs    []error
 	counts  plugin.Counts
 }
 
@@ -80,6 +78,8 @@ type running struct {
 	coll     *ebpf.Collection
 	ring     ring
 	attached io.Closer
+	tally    tally // of its reader, once that has ended
+	err      error // of its reader
 }
 
 // Run captures until ctx ends, cfg.Most packets are in the file, the output fails
@@ -194,10 +194,7 @@ func (c *capture) run(ctx context.Context, t plugin.Target, file string) error {
 		case err = <-c.failure:
 		}
 	}
-	err = errors.Join(err, c.detach())
-	c.drain()
-	c.statistics()
-	return errors.Join(append([]error{err}, c.errs...)...)
+	return errors.Join(err, c.detach(), c.drain(), c.statistics())
 }
 
 func (c *capture) attach(t plugin.Target) error {
@@ -223,28 +220,22 @@ func (c *capture) detach() error {
 
 // read moves the records of one source to the writer.
 func (c *capture) read(r *running) {
-	bad, why, err := read(r.ring, r.Source, c.writer.empty, c.send)
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.ignored += bad
-	if why != nil {
-		c.Log.Warn("records could not be read", "probe", r.Name, "count", bad, "first", why)
-	}
-	if err != nil {
-		c.errs = append(c.errs, fmt.Errorf("probe %s: %w", r.Name, err))
-		c.fail(err)
+	var err error
+	if r.tally, err = read(r.ring, r.Source, c.writer.empty, c.send); err != nil {
+		r.err = fmt.Errorf("probe %s: %w", r.Name, err)
+		c.fail(r.err)
 	}
 }
 
 // drain waits until the readers have read what is left in the rings.
-func (c *capture) drain() {
+func (c *capture) drain() error {
 	for _, r := range c.running {
 		if err := r.ring.flush(); err != nil {
-			c.errs = append(c.errs, fmt.Errorf("flush the ring of probe %s: %w", r.Name, err))
-			return
+			return fmt.Errorf("flush the ring of probe %s: %w", r.Name, err)
 		}
 	}
 	c.readers.Wait()
+	return nil
 }
 
 // send gives a batch to the writer; on an abort nobody takes it any more.

@@ -125,10 +125,16 @@ func byTime(blocks []pcapng.Block) {
 	})
 }
 
+// tally is what a reader has seen.
+type tally struct {
+	records uint64
+	bad     uint64 // records that could not be decoded
+	why     error  // why the first of them could not
+}
+
 // read hands the records of a ring to send, in batches, until the ring has been
-// flushed and is empty. empty gives batches back. It returns how many records
-// could not be decoded, and why the first could not.
-func read(r ring, src plugin.Source, empty <-chan *batch, send func(*batch)) (bad uint64, why, err error) {
+// flushed and is empty. empty gives batches back.
+func read(r ring, src plugin.Source, empty <-chan *batch, send func(*batch)) (t tally, err error) {
 	b := newBatch()
 	deliver := func() {
 		if len(b.blocks) == 0 {
@@ -159,18 +165,19 @@ func read(r ring, src plugin.Source, empty <-chan *batch, send func(*batch)) (ba
 			continue
 		case errors.Is(err, errFlushed):
 			deliver()
-			return bad, why, nil
+			return t, nil
 		case err != nil:
 			deliver()
-			return bad, why, fmt.Errorf("read records: %w", err)
+			return t, fmt.Errorf("read records: %w", err)
 		}
+		t.records++
 		if len(raw) <= len(b.arena)-b.used {
 			b.used += len(raw)
 		}
 		block, err := src.Decode(raw)
 		if err != nil {
-			if bad++; bad == 1 {
-				why = err
+			if t.bad++; t.bad == 1 {
+				t.why = err
 			}
 			continue
 		}

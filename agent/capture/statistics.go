@@ -3,6 +3,7 @@
 package capture
 
 import (
+	"errors"
 	"fmt"
 	"time"
 
@@ -10,18 +11,19 @@ import (
 	"droidtap/agent/plugin"
 )
 
-// statistics reads what the programs counted and writes each interface's block
-// behind the last packet.
-func (c *capture) statistics() {
+// statistics adds up what was counted, after the rings are drained, and writes
+// each interface's block behind the last packet.
+func (c *capture) statistics() error {
 	now := time.Now().UnixNano()
+	var errs []error
 	for _, r := range c.running {
-		counter, ok := r.Source.(plugin.Counter)
-		if !ok {
-			continue
+		if r.tally.bad > 0 {
+			c.Log.Warn("records could not be read", "probe", r.Name, "count", r.tally.bad, "first", r.tally.why)
 		}
-		counts, err := counter.Counts(r.coll)
-		if err != nil {
-			c.errs = append(c.errs, fmt.Errorf("probe %s: %w", r.Name, err))
+		c.ignored += r.tally.bad
+		counts, err := c.countsOf(r)
+		if err != nil || r.err != nil {
+			errs = append(errs, err, r.err)
 		}
 		c.counts.Received += counts.Received
 		c.counts.Dropped += counts.Dropped
@@ -31,6 +33,28 @@ func (c *capture) statistics() {
 			c.send(&batch{blocks: []pcapng.Block{&s}})
 		}
 	}
+	return errors.Join(errs...)
+}
+
+// countsOf reads what a source counted in the kernel, and corrects it by the
+// records that came: up to 5.0 bpf_perf_event_output says 0 when the ring is full,
+// so the program cannot count that.
+func (c *capture) countsOf(r running) (plugin.Counts, error) {
+	counter, ok := r.Source.(plugin.Counter)
+	if !ok {
+		return plugin.Counts{}, nil
+	}
+	counts, err := counter.Counts(r.coll)
+	if err != nil {
+		return counts, fmt.Errorf("probe %s: %w", r.Name, err)
+	}
+	if r.tally.records < counts.Received {
+		counts.Dropped = max(counts.Dropped, counts.Received-r.tally.records)
+	}
+	if len(counts.Interfaces) == 1 {
+		counts.Interfaces[0].Dropped = counts.Dropped
+	}
+	return counts, nil
 }
 
 // summarise fills in the totals. While the writer still runs they are those of

@@ -28,11 +28,17 @@ func image(in bpf.RawInstruction, n int) string {
 	return C.GoString(C.bpf_image(&c, C.int(n)))
 }
 
-func compile(expr string, l pcapng.LinkType) ([]bpf.Instruction, error) {
+func compile(expr string, l pcapng.LinkType) (cbpf []bpf.Instruction, err error) {
 	if strings.ContainsRune(expr, 0) {
 		return nil, errors.New("has a zero byte")
 	}
-	cbpf, err := elibpcap.CompileCbpf(expr, l == pcapng.Ethernet)
+	// elibpcap v1.1.0 panics over a program of more than 32,768 instructions.
+	defer func() {
+		if recover() != nil {
+			cbpf, err = nil, ErrTooLarge
+		}
+	}()
+	cbpf, err = elibpcap.CompileCbpf(expr, l == pcapng.Ethernet)
 	if err == nil {
 		return cbpf, nil
 	}

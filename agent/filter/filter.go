@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
 	"golang.org/x/net/bpf"
 
 	"droidtap/agent/pcapng"
@@ -46,39 +47,46 @@ type Filter struct {
 	expr     string
 	linkType pcapng.LinkType
 	cbpf     []bpf.Instruction // empty: every packet
+	code     asm.Instructions  // what is injected
+	codeErr  error             // why there is none
 }
 
 // Compile compiles expr as libpcap does for a live capture on the link type, its
 // optimiser on. An empty expr is a filter that accepts every packet. The error is
-// one line; it wraps ErrRejectsAll, or context.DeadlineExceeded where libpcap
-// takes longer than anybody would wait.
+// one line; it wraps ErrRejectsAll, ErrTooLarge, or ctx's error where that ends
+// first, context.DeadlineExceeded too where it takes longer than anybody would
+// wait. What runs then goes on in the background: libpcap cannot be interrupted.
 //
 // Host names are refused: libpcap would ask the network for them.
 func Compile(ctx context.Context, expr string, l pcapng.LinkType) (Filter, error) {
-	if _, known := stubs[l]; !known {
+	stub, known := stubs[l]
+	if !known {
 		return Filter{}, fmt.Errorf("filter: no stub for link type %d", l)
 	}
-	ctx, cancel := context.WithTimeout(ctx, patience)
+	limited, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	type result struct {
-		cbpf []bpf.Instruction
-		err  error
-	}
-	done := make(chan result, 1)
+	f := Filter{expr: expr, linkType: l}
+	done := make(chan error, 1)
 	go func() {
-		cbpf, err := compile(expr, l)
-		done <- result{cbpf, err}
+		var err error
+		if f.cbpf, err = compile(expr, l); err == nil && len(f.cbpf) > 0 {
+			f.code, f.codeErr = translate(f.cbpf, stub)
+		}
+		done <- err
 	}()
 	select {
-	case r := <-done:
-		if r.err != nil {
-			return Filter{}, fmt.Errorf("filter %q: %w", shorten(expr), r.err)
+	case err := <-done:
+		if err != nil {
+			return Filter{}, fmt.Errorf("filter %q: %w", shorten(expr), err)
 		}
-		return Filter{expr, l, r.cbpf}, nil
-	case <-ctx.Done():
-		return Filter{}, fmt.Errorf("filter %q: not compiled after %v, so it is too long for a phone: name fewer hosts, or nets in place of hosts: %w",
-			shorten(expr), patience, ctx.Err())
+		return f, nil
+	case <-limited.Done():
 	}
+	if err := ctx.Err(); err != nil {
+		return Filter{}, fmt.Errorf("filter %q: %w", shorten(expr), err)
+	}
+	return Filter{}, fmt.Errorf("filter %q: not compiled after %v, so it is too long for a phone: name fewer hosts, or nets in place of hosts: %w",
+		shorten(expr), patience, limited.Err())
 }
 
 // shorten keeps an error about a page of expression on one line.
@@ -127,8 +135,8 @@ func (f Filter) Inject(spec *ebpf.CollectionSpec) error {
 	if len(f.cbpf) == 0 {
 		return nil
 	}
-	if err := unsupported(f.cbpf); err != nil {
-		return fmt.Errorf("filter %q: %w", shorten(f.expr), err)
+	if f.codeErr != nil {
+		return fmt.Errorf("filter %q: %w", shorten(f.expr), f.codeErr)
 	}
 	stub := stubs[f.linkType]
 	found := false
@@ -138,13 +146,10 @@ func (f Filter) Inject(spec *ebpf.CollectionSpec) error {
 			continue
 		}
 		found = true
-		insns, err := inject(f.cbpf, p.Instructions, at)
-		if err != nil {
-			return fmt.Errorf("inject filter into %s of program %s: %w", stub, name, err)
-		}
+		insns := inject(f.code, p.Instructions, at)
 		if len(insns) > maxInsns {
-			return fmt.Errorf("inject filter into %s of program %s: %w: %d instructions, and a program holds %d",
-				stub, name, ErrTooLarge, len(insns), maxInsns)
+			return fmt.Errorf("filter %q: %w: program %s would have %d instructions, and it may have %d",
+				shorten(f.expr), ErrTooLarge, name, len(insns), maxInsns)
 		}
 		p.Instructions = insns
 	}

@@ -41,14 +41,28 @@ func find(insns asm.Instructions, function string) int {
 	return -1
 }
 
-// inject returns insns with the translated filter in front of the stub at index
-// at. The stub's body then sees the verdict in R4, as bpf/src/agent.h says.
+// inject returns insns with the code of a filter in front of the stub at index at.
+// The stub's body then sees the verdict in R4, as bpf/src/agent.h says.
+func inject(code, insns asm.Instructions, at int) asm.Instructions {
+	out := make(asm.Instructions, 0, len(insns)+len(code))
+	out = append(out, insns[:at]...)
+	// The function now begins with the filter: its name and its BTF move there.
+	out = append(out, code[0].WithMetadata(insns[at].Metadata))
+	out = append(out, code[1:]...)
+	out = append(out, insns[at].WithMetadata(asm.Metadata{}))
+	return append(out, insns[at+1:]...)
+}
+
+// translate makes of a classic program the code that inject puts in front of stub.
+// The error wraps ErrUnsupported or ErrTooLarge.
 //
 // elibpcap.Inject is not used: its load-bytes mode takes loads of cBPF's scratch
 // memory for loads of the packet and refuses 19 of 324 common expressions (v1.1.0,
 // adjust_ebpf_skb_load_bytes.go).
-func inject(cbpf []bpf.Instruction, insns asm.Instructions, at int) (asm.Instructions, error) {
-	stub := insns[at].Symbol()
+func translate(cbpf []bpf.Instruction, stub string) (asm.Instructions, error) {
+	if err := unsupported(cbpf); err != nil {
+		return nil, err
+	}
 	prefix := "_" + stub
 	result := prefix + "_result"
 	translated, err := cbpfc.ToEBPF(cbpf, cbpfc.EBPFOpts{
@@ -87,14 +101,7 @@ func inject(cbpf []bpf.Instruction, insns asm.Instructions, at int) (asm.Instruc
 		asm.Mov.Imm(asm.R3, 0),
 		asm.Mov.Imm(asm.R5, 0),
 	)
-
-	// The function now begins with our code: its name and BTF move there.
-	code[0] = code[0].WithMetadata(insns[at].Metadata)
-	out := make(asm.Instructions, 0, len(insns)+len(code))
-	out = append(out, insns[:at]...)
-	out = append(out, code...)
-	out = append(out, insns[at].WithMetadata(asm.Metadata{}))
-	return append(out, insns[at+1:]...), nil
+	return code, nil
 }
 
 // loadBytes replaces a load of packet bytes through a pointer by a call of

@@ -12,6 +12,7 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
+	"github.com/cilium/ebpf/btf"
 	"github.com/cilium/ebpf/rlimit"
 	"golang.org/x/sys/unix"
 
@@ -48,7 +49,7 @@ func stub(t *testing.T, name string) asm.Instructions {
 			continue
 		}
 		end := start + 1
-		for end < len(p.Instructions) && !isFunction(p.Instructions[end]) {
+		for end < len(p.Instructions) && btf.FuncMetadata(&p.Instructions[end]) == nil {
 			end++
 		}
 		body := slices.Clone(p.Instructions[start:end])
@@ -61,9 +62,6 @@ func stub(t *testing.T, name string) asm.Instructions {
 	t.Fatalf("no program has the function %s", name)
 	return nil
 }
-
-// isFunction tells whether a function begins here: labels inside one have no BTF.
-func isFunction(in asm.Instruction) bool { return in.Symbol() != "" }
 
 const (
 	verdictRefused = 2 // the kernel did not cut the packet down

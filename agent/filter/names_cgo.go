@@ -5,6 +5,7 @@
 package filter
 
 /*
+#include <arpa/inet.h>
 #include <errno.h>
 #include <netdb.h>
 #include <netinet/ether.h>
@@ -53,25 +54,32 @@ static int number(const struct name *table, size_t n, const char *name)
 }
 #define NUMBER(table, name) number(table, sizeof(table) / sizeof(*table), name)
 
-// The only call that can succeed is libpcap's for a port: no host, but a service.
+// Two calls of libpcap's can succeed: a port, which is a service and no host, and
+// an IPv6 address, which it reads by this function and not by inet_pton.
 int getaddrinfo(const char *node, const char *service, const struct addrinfo *hints,
 		struct addrinfo **res)
 {
 	int port = service && !node ? NUMBER(services, service) : -1;
-	struct sockaddr_in *addr;
+	union {
+		struct sockaddr_in in;
+		struct sockaddr_in6 in6;
+	} addr = {};
 
-	if (port < 0)
+	if (port >= 0) {
+		addr.in.sin_family = AF_INET;
+		addr.in.sin_port = htons(port);
+	} else if (node && inet_pton(AF_INET6, node, &addr.in6.sin6_addr) == 1) {
+		addr.in6.sin6_family = AF_INET6;
+	} else {
 		return EAI_NONAME;
-	*res = calloc(1, sizeof(**res) + sizeof(*addr));
+	}
+	*res = calloc(1, sizeof(**res) + sizeof(addr));
 	if (!*res)
 		return EAI_MEMORY;
-	addr = (struct sockaddr_in *)(*res + 1);
-	addr->sin_family = AF_INET;
-	addr->sin_port = htons(port);
-	(*res)->ai_family = AF_INET;
+	(*res)->ai_family = addr.in.sin_family;
 	(*res)->ai_protocol = hints ? hints->ai_protocol : 0;
-	(*res)->ai_addrlen = sizeof(*addr);
-	(*res)->ai_addr = (struct sockaddr *)addr;
+	(*res)->ai_addrlen = port >= 0 ? sizeof(addr.in) : sizeof(addr.in6);
+	(*res)->ai_addr = memcpy(*res + 1, &addr, sizeof(addr));
 	return 0;
 }
 

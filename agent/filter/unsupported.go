@@ -26,7 +26,7 @@ func unsupported(cbpf []bpf.Instruction) error {
 			case bpf.ExtInterfaceIndex:
 				return fmt.Errorf("ifindex is %w: name the interface with -i", ErrUnsupported)
 			default:
-				return fmt.Errorf("%v is %w", in, ErrUnsupported)
+				return fmt.Errorf("an offset before the packet is %w", ErrUnsupported)
 			}
 		case bpf.Jump:
 			if in.Skip > uint32(len(cbpf)) { // a backward jump: libpcap loops over the headers
@@ -34,7 +34,7 @@ func unsupported(cbpf []bpf.Instruction) error {
 			}
 		case bpf.LoadAbsolute:
 			if in.Off > 1<<31-1 {
-				return fmt.Errorf("offset %d before the packet is %w", int32(in.Off), ErrUnsupported)
+				return fmt.Errorf("an offset before the packet is %w", ErrUnsupported)
 			}
 		}
 	}

@@ -55,10 +55,9 @@ type Counter interface {
 	Counts(coll *ebpf.Collection) (Counts, error)
 }
 
-// Counts are the totals of one source, in packets. A packet is counted as
-// Received or not at all; each of the others is a part of Received.
+// Counts are the totals of one source, in packets.
 type Counts struct {
-	Received     uint64              // matched the filter (and the owner, if one was asked for)
+	Received     uint64              // matched the filter (and the owner, if one was asked for): one record each
 	Dropped      uint64              // matched, but could not be handed to the agent
 	Unattributed uint64              // left out: an owner was asked for and theirs is unknown
 	Interfaces   []pcapng.Statistics // one for each interface, Time left to the caller

@@ -105,6 +105,7 @@ FILTER_STUB(filter_pcap_l3)
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
 	__uint(max_entries, 1 << 22);
+	__type(value, struct event);
 } events SEC(".maps");
 
 static __always_inline __u64 wakeup(void)
@@ -175,7 +176,7 @@ static __always_inline int emit(struct __sk_buff *skb, const struct event *e)
 struct {
 	__uint(type, BPF_MAP_TYPE_PERF_EVENT_ARRAY);
 	__uint(key_size, sizeof(__u32));
-	__uint(value_size, sizeof(__u32));
+	__type(value, struct event);
 } events SEC(".maps");
 
 /* Hands e and e->caplen bytes of the packet to the agent; not 0: it could not. */

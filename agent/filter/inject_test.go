@@ -1,0 +1,228 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build cgo
+
+package filter_test
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
+	"github.com/cilium/ebpf/btf"
+	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
+
+	"droidtap/agent/filter"
+	"droidtap/agent/pcapng"
+	"droidtap/bpf"
+)
+
+// open opens an object by its name in bpf.Names.
+func open(t *testing.T, name string) *ebpf.CollectionSpec {
+	t.Helper()
+	part := strings.Split(name, ".")
+	spec, err := bpf.Open(part[0], part[1])
+	if err != nil {
+		t.Fatal(err)
+	}
+	return spec
+}
+
+// functions is the code of every function of a program, as text.
+func functions(insns asm.Instructions) map[string]string {
+	all := map[string]string{}
+	name := ""
+	for i := range insns {
+		if f := btf.FuncMetadata(&insns[i]); f != nil {
+			name = f.Name
+		}
+		all[name] += fmt.Sprintf("%v\n", insns[i])
+	}
+	return all
+}
+
+func inject(t *testing.T, spec *ebpf.CollectionSpec, expr string, l pcapng.LinkType) {
+	t.Helper()
+	f, err := filter.Compile(t.Context(), expr, l)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Inject(spec); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestInjectChangesTheStubOnly(t *testing.T) {
+	for _, name := range bpf.Names() {
+		for l, stub := range stubOf {
+			t.Run(name+" "+stub, func(t *testing.T) {
+				before, after := open(t, name), open(t, name)
+				inject(t, after, "tcp port 443", l)
+				changed := 0
+				for program, p := range before.Programs {
+					was, is := functions(p.Instructions), functions(after.Programs[program].Instructions)
+					if was[stub] != is[stub] {
+						changed++
+					}
+					if was[stub] != "" && was[stub] == is[stub] {
+						t.Errorf("%s of program %s has no filter", stub, program)
+					}
+					if !strings.HasSuffix(is[stub], body(was[stub])) {
+						t.Errorf("%s of program %s does not end with the stub's own body:\n%s", stub, program, is[stub])
+					}
+					delete(was, stub)
+					delete(is, stub)
+					if diff := cmp.Diff(was, is); diff != "" {
+						t.Errorf("other functions of program %s have changed:\n%s", program, diff)
+					}
+				}
+				if changed == 0 {
+					t.Error("no program has changed")
+				}
+			})
+		}
+	}
+}
+
+// body is a function's text without its name.
+func body(function string) string {
+	_, code, _ := strings.Cut(function, ":\n")
+	return strings.TrimLeft(code, "\t ")
+}
+
+func TestEmptyFilterChangesNothing(t *testing.T) {
+	for _, name := range bpf.Names() {
+		for l := range stubOf {
+			t.Run(fmt.Sprintf("%s link type %d", name, l), func(t *testing.T) {
+				before, after := open(t, name), open(t, name)
+				inject(t, after, "", l)
+				for program, p := range before.Programs {
+					if diff := cmp.Diff(functions(p.Instructions), functions(after.Programs[program].Instructions)); diff != "" {
+						t.Errorf("program %s: %s", program, diff)
+					}
+				}
+			})
+		}
+	}
+}
+
+func TestSpecWithoutStub(t *testing.T) {
+	f, err := filter.Compile(t.Context(), "tcp", pcapng.Ethernet)
+	if err != nil {
+		t.Fatal(err)
+	}
+	spec := &ebpf.CollectionSpec{Programs: map[string]*ebpf.ProgramSpec{"other": {
+		Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, 0).WithSymbol("other"), asm.Return()},
+	}}}
+	const want = "inject filter: no program has a function filter_pcap_l2"
+	if err := f.Inject(spec); err == nil || err.Error() != want {
+		t.Errorf("error is %v, want %s", err, want)
+	}
+}
+
+// counts mirrors struct counts of bpf/src/packet.bpf.c.
+type counts struct{ Seen, Received, Dropped, Unattributed uint64 }
+
+// loadPacket loads an object of the packet probe that records both directions, and counts everything in entry 0.
+func loadPacket(t *testing.T, spec *ebpf.CollectionSpec) *ebpf.Collection {
+	t.Helper()
+	settings := struct{ Snaplen, Directions, Owner, Wakeup uint32 }{Snaplen: 64, Directions: 3}
+	if v, ok := spec.Variables["settings"]; ok {
+		if err := v.Set(settings); err != nil {
+			t.Fatal(err)
+		}
+	} else {
+		spec.Maps["settings"].Contents = []ebpf.MapKV{{Key: uint32(0), Value: settings}}
+	}
+	spec.Maps["interfaces"].Contents = []ebpf.MapKV{{Key: uint32(0), Value: make([]counts, ebpf.MustPossibleCPU())}}
+	coll, err := ebpf.NewCollection(spec)
+	if err != nil {
+		t.Fatalf("load: %v", err)
+	}
+	t.Cleanup(coll.Close)
+	return coll
+}
+
+// received is how many packets have matched the filter so far.
+func received(t *testing.T, coll *ebpf.Collection) uint64 {
+	t.Helper()
+	var cpus []counts
+	if err := coll.Maps["interfaces"].Lookup(uint32(0), &cpus); err != nil {
+		t.Fatal(err)
+	}
+	var sum uint64
+	for _, c := range cpus {
+		sum += c.Received
+	}
+	return sum
+}
+
+// TestRealProgramsAgreeWithTcpdump runs a few filters where they run in a capture: in every program of every object.
+func TestRealProgramsAgreeWithTcpdump(t *testing.T) {
+	needRoot(t)
+	needTcpdump(t)
+	programs := map[pcapng.LinkType][]string{
+		pcapng.Ethernet: {"l2_ingress", "l2_egress"},
+		pcapng.Raw:      {"l3_ingress", "l3_egress"},
+	}
+	for l, names := range programs {
+		w := newWire(l)
+		w.logNotRun(t)
+		for _, expr := range []string{
+			"tcp port 443",
+			"host 2001:db8::1 and not udp",
+			"tcp[((tcp[12] & 0xf0) >> 2):4] = 0x47455420",
+			"ip[12:4] > ip[16:4] or len < 60",
+		} {
+			want := tcpdumpVerdicts(t, w.file, len(w.packets), expr)
+			for _, object := range bpf.Names() {
+				spec := open(t, object)
+				inject(t, spec, expr, l)
+				coll := loadPacket(t, spec)
+				for _, name := range names {
+					t.Run(object+" "+name+" "+expr, func(t *testing.T) { w.compareCounted(t, coll, name, want) })
+				}
+			}
+		}
+	}
+}
+
+// logNotRun counts what compareCounted leaves out: these programs cannot cut a packet down, as verdictSpec's does.
+func (w *wire) logNotRun(t *testing.T) {
+	t.Helper()
+	pass := load(t, &ebpf.CollectionSpec{Programs: map[string]*ebpf.ProgramSpec{"verdict": {
+		Type:         ebpf.SchedCLS,
+		License:      "GPL",
+		Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, 0), asm.Return()},
+	}}})
+	notRun := 0
+	for _, packet := range w.packets {
+		if _, err := pass.Run(&ebpf.RunOptions{Data: packet}); errors.Is(err, unix.EINVAL) {
+			notRun++
+		}
+	}
+	t.Logf("%d of %d packets of link type %d are too short for BPF_PROG_TEST_RUN", notRun, len(w.packets), w.linkType)
+	if notRun > len(w.packets)/3 {
+		t.Error("these are too many: make the corpus longer")
+	}
+}
+
+func (w *wire) compareCounted(t *testing.T, coll *ebpf.Collection, program string, want []bool) {
+	for i, packet := range w.packets {
+		before := received(t, coll)
+		ret, err := coll.Programs[program].Run(&ebpf.RunOptions{Data: packet})
+		if errors.Is(err, unix.EINVAL) {
+			continue
+		}
+		if err != nil || int32(ret) != -1 {
+			t.Fatalf("packet %d: verdict %d, error %v", i, int32(ret), err)
+		}
+		if got := received(t, coll) > before; got != want[i] {
+			t.Errorf("packet %d: received is %v, and tcpdump says %v: %x", i, got, want[i], packet)
+		}
+	}
+}

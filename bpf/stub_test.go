@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package bpf_test
+
+import (
+	"fmt"
+	"testing"
+
+	"github.com/cilium/ebpf"
+
+	"droidtap/agent/filter"
+	"droidtap/agent/pcapng"
+)
+
+// TestStub injects filters into both stubs of every program. A stub whose
+// arguments clang has moved to other registers fails here: it would take an offset
+// for the end of the packet.
+func TestStub(t *testing.T) {
+	forPacketObjects(t, func(t *testing.T, name string) {
+		for _, c := range []struct {
+			rule   string
+			l2, l3 string
+			taken  func(n int) bool
+		}{
+			{"no filter takes all", "", "", func(int) bool { return true }},
+			{"takes none", "less 0", "less 0", func(int) bool { return false }},
+			{"by the length that is handed over", "greater 100", "greater 100", func(n int) bool { return n >= 100 }},
+			{"by another length", "len < 513", "len < 513", func(n int) bool { return n < 513 }},
+			{"by a byte at an offset from the start", "ether[100] >= 0", "ip[100] >= 0", func(n int) bool { return n > 100 }},
+			{"by the last byte", lastByte("ether"), lastByte("ip"), func(n int) bool { return n > 511 }},
+			{"each stub has its own filter", "greater 100", "less 99", nil},
+		} {
+			t.Run(c.rule, func(t *testing.T) {
+				o := start(t, name, config{settings: settings{Snaplen: 64, Directions: both}, edit: func(spec *ebpf.CollectionSpec) {
+					inject(t, spec, c.l2, pcapng.Ethernet)
+					inject(t, spec, c.l3, pcapng.Raw)
+				}})
+				for _, p := range programs {
+					for _, n := range []int{60, 99, 100, 101, 511, 512, 513, maxRun} {
+						taken := c.taken
+						if taken == nil {
+							l2 := p.name[:2] == "l2"
+							taken = func(n int) bool { return l2 == (n >= 100) }
+						}
+						t.Run(fmt.Sprintf("%s of %d bytes", p.name, n), func(t *testing.T) {
+							o.run(t, p.name, loopback, ipVersion4(frame(n), p.name))
+							if got := len(o.records(t)) == 1; got != taken(n) {
+								t.Errorf("taken is %v", got)
+							}
+						})
+					}
+				}
+			})
+		}
+	})
+}
+
+// lastByte matches what frames of 512 bytes and more have there.
+func lastByte(header string) string {
+	return fmt.Sprintf("%s[511] = %d", header, frame(512)[511])
+}
+
+// ipVersion4 makes a packet without an Ethernet header one that a filter takes for IPv4.
+func ipVersion4(packet []byte, program string) []byte {
+	if program[:2] == "l3" {
+		packet[0] = 0x45
+	}
+	return packet
+}
+
+func inject(t *testing.T, spec *ebpf.CollectionSpec, expr string, l pcapng.LinkType) {
+	t.Helper()
+	f, err := filter.Compile(t.Context(), expr, l)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Inject(spec); err != nil {
+		t.Fatal(err)
+	}
+}
