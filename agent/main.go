@@ -13,6 +13,7 @@ import (
 	"os/signal"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/urfave/cli/v2"
 
@@ -72,6 +73,10 @@ func ownFlags() []cli.Flag {
 			Usage: "write each packet at once, not once a second or every 64 KiB"},
 		&cli.IntFlag{Name: "buffer-size", Aliases: []string{"B"}, Category: groupCapture, Value: defaultBuffer,
 			Usage: "keep up to `KIB` of packets in the kernel until they are read"},
+		&cli.BoolFlag{Name: "n", Category: groupAdvanced, Count: new(int),
+			Usage: "taken for tcpdump's sake: nothing is printed that could be a name"},
+		&cli.BoolFlag{Name: "p", Category: groupAdvanced,
+			Usage: "taken for tcpdump's sake: interfaces are never put into promiscuous mode"},
 		&cli.StringFlag{Name: "backend", Category: groupAdvanced, Value: "auto",
 			Usage: "attach by `auto|tcx|clsact`"},
 		&cli.StringFlag{Name: "object", Category: groupAdvanced, Value: "auto",
@@ -194,8 +199,11 @@ func addPlugins(c *cli.Context, cfg *capture.Config) error {
 	return nil
 }
 
-// signals returns a context that the first signal ends, and a channel that the
-// second one closes: then what is on its way to the file is given up.
+// grace is what an output gets after the second signal: one that works ends within.
+const grace = time.Second
+
+// signals returns a context that the first signal ends, and a channel that is
+// closed soon after the second one: then what is on its way to the file is given up.
 func signals(parent context.Context) (ctx context.Context, abort <-chan struct{}, stop func()) {
 	ctx, cancel := context.WithCancel(parent)
 	second := make(chan struct{})
@@ -208,7 +216,7 @@ func signals(parent context.Context) (ctx context.Context, abort <-chan struct{}
 		<-caught
 		cancel()
 		<-caught
-		close(second)
+		time.AfterFunc(grace, func() { close(second) })
 	}()
 	return ctx, second, func() {
 		signal.Stop(caught)

@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"droidtap/agent/filter"
+	"droidtap/agent/pcapng"
 	"droidtap/agent/plugin"
 	"droidtap/android"
 )
@@ -94,8 +95,8 @@ type compiled struct {
 	errs    map[android.Framing]error
 }
 
-// compileFor compiles expr for each framing. Its error is a usage error: no
-// framing takes the expression.
+// compileFor compiles expr for each framing. Its error is a usage error: the
+// expression is wrong on every interface.
 func compileFor(ctx context.Context, expr string, of []android.Framing) (compiled, error) {
 	c := compiled{map[android.Framing]filter.Filter{}, map[android.Framing]error{}}
 	for _, framing := range of {
@@ -106,16 +107,22 @@ func compileFor(ctx context.Context, expr string, of []android.Framing) (compile
 		}
 		c.filters[framing] = f
 	}
-	if len(c.filters) == 0 {
-		return c, plugin.Usagef("%w", c.errs[of[0]])
+	if len(c.filters) > 0 {
+		return c, nil
 	}
-	return c, nil
+	if !slices.Contains(of, android.L2) {
+		// What is right for Ethernet is not mistyped: usable has more to say of it.
+		if _, err := filter.Compile(ctx, expr, pcapng.Ethernet); err == nil {
+			return c, nil
+		}
+	}
+	return c, plugin.Usagef("%w", c.errs[of[0]])
 }
 
-// usable returns the interfaces on which the expression can match, and a line for
-// each that is left out. An expression that is an error on an interface that was
-// named is a usage error; one that merely never matches there leaves it out, as
-// it does those of "any".
+// usable returns the interfaces on which the expression can match, and why each
+// of the others is left out. An expression that is an error on an interface that
+// was named is a usage error; one that merely never matches there leaves it out,
+// as it does those of "any". Nothing left is a usage error, too.
 func (c compiled) usable(chosen []android.Interface, any bool) (kept []android.Interface, left []string, err error) {
 	for _, ifc := range chosen {
 		err := c.errs[ifc.Framing()]
@@ -123,11 +130,14 @@ func (c compiled) usable(chosen []android.Interface, any bool) (kept []android.I
 			kept = append(kept, ifc)
 			continue
 		}
-		why := fmt.Sprintf("%s: %v", without(ifc), err)
+		err = fmt.Errorf("%s: %w", without(ifc), err)
 		if !any && !errors.Is(err, filter.ErrRejectsAll) {
-			return nil, nil, plugin.Usagef("%s: %w", without(ifc), err)
+			return nil, nil, plugin.Usagef("%w", err)
 		}
-		left = append(left, why+": it is left out")
+		left = append(left, err.Error())
+	}
+	if len(kept) == 0 {
+		return nil, nil, plugin.Usagef("%s", left[0])
 	}
 	return kept, left, nil
 }

@@ -141,7 +141,7 @@ func (s *source) hooks(ifc android.Interface) []hook.Direction {
 // interface of "any" that has gone since it was listed is left out.
 func (s *source) Attach(coll *ebpf.Collection, t plugin.Target) (io.Closer, error) {
 	for _, why := range s.left {
-		t.Log.Warn(why)
+		t.Log.Warn(why + ": it is left out")
 	}
 	swept, err := hook.Sweep()
 	for _, line := range swept {
