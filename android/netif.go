@@ -135,6 +135,9 @@ func merit(i Interface) (n uint8) {
 	return n
 }
 
+// HasNetd tells whether Android's network daemon lives here; root is os.DirFS("/").
+func HasNetd(root fs.FS) bool { return exists(root, "system/bin/netd") }
+
 // Interfaces returns the interfaces under class/net of sys, which is os.DirFS("/sys"), in the order of Compare. sysfs
 // shows those of the network namespace it was mounted in. An interface that vanishes meanwhile is left out.
 func Interfaces(sys fs.FS) ([]Interface, error) {

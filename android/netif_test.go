@@ -179,3 +179,12 @@ func FuzzInterfaces(f *testing.F) {
 		}
 	})
 }
+
+func TestHasNetd(t *testing.T) {
+	if !HasNetd(fstest.MapFS{"system/bin/netd": {}}) {
+		t.Error("a phone has no netd")
+	}
+	if HasNetd(fstest.MapFS{"system/bin/sh": {}}) {
+		t.Error("another machine has netd")
+	}
+}

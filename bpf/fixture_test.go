@@ -32,7 +32,7 @@ type event struct {
 	_                         [3]uint8
 }
 
-type settings struct{ Snaplen, Directions, Owner, Wakeup uint32 }
+type settings struct{ Snaplen, Directions, Owner, Wakeup, LoopbackOnce uint32 }
 
 type counts struct{ Seen, Received, Dropped, Unattributed uint64 }
 

@@ -116,9 +116,10 @@ func TestOwner(t *testing.T) {
 
 			{"out: the socket's owner", nil, []uint32{root}, "l2_egress", other, ethernet(ip4(true, tcp, 0, 0), typeIP4), counts{Seen: 1, Received: 1}, root},
 			{"out: the socket's owner is not wanted", nil, []uint32{app}, "l2_egress", other, ethernet(ip4(true, tcp, 0, 0), typeIP4), counts{Seen: 1}, 0},
-			{"out: root gives way to the flow's owner", map[flow]uint32{theirFlow(tcp): app}, []uint32{app}, "l2_egress", other, ethernet(ip4(true, tcp, 0, 0), typeIP4), counts{Seen: 1, Received: 1}, app},
+			{"out: root's own UDP on an app's flow is root's", map[flow]uint32{theirFlow(udp): app}, []uint32{app}, "l2_egress", other, ethernet(ip4(true, udp, 0, 0), typeIP4), counts{Seen: 1}, 0},
+			{"out: on TCP root gives way to the flow's owner", map[flow]uint32{theirFlow(tcp): app}, []uint32{app}, "l2_egress", other, ethernet(ip4(true, tcp, 0, 0), typeIP4), counts{Seen: 1, Received: 1}, app},
 			{"out: a packet of no flow has its socket's owner", nil, []uint32{root}, "l2_egress", other, frame(60), counts{Seen: 1, Received: 1}, root},
-			{"out: IPv6 without an Ethernet header", map[flow]uint32{theirFlow6: app}, []uint32{app}, "l3_egress", other, ip6(true, udp), counts{Seen: 1, Received: 1}, app},
+			{"out: IPv6 without an Ethernet header", nil, []uint32{root}, "l3_egress", other, ip6(true, udp), counts{Seen: 1, Received: 1}, root},
 		} {
 			t.Run(c.rule, func(t *testing.T) {
 				s.enter(t)

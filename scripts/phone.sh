@@ -10,7 +10,7 @@ here=$(cd "$(dirname "$0")" && pwd)
 . "$here/lab/lib.sh"
 
 agent=${1:?usage: phone.sh AGENT [INTERFACE [EXPRESSION]]}
-[[ -x $agent ]] || die "$agent not found: build it first (make)"
+need_agent "$agent"
 need adb tshark
 
 tmp=$(mktemp -d)

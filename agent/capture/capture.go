@@ -21,6 +21,7 @@ import (
 	"droidtap/agent/pcapng"
 	"droidtap/agent/plan"
 	"droidtap/agent/plugin"
+	"droidtap/android"
 )
 
 // Probe is a source and the name of its objects.
@@ -44,8 +45,8 @@ type Config struct {
 	Ready       func(file string) // called when everything is attached
 }
 
-// Summary is what became of the packets. A packet that matched is either
-// captured, or counted in one of the others.
+// Summary is what became of the packets. One that was received is captured,
+// dropped or ignored, unless it came after Config.Most.
 type Summary struct {
 	File     string
 	Captured uint64 // in the file
@@ -70,6 +71,10 @@ type capture struct {
 
 	ignored uint64
 	counts  plugin.Counts
+
+	mu      sync.Mutex
+	started bool           // the writer takes what is sent
+	head    []pcapng.Block // emitted before that
 }
 
 // running is a source with what it holds in the kernel.
@@ -90,6 +95,7 @@ type running struct {
 // The error wraps ErrKernel, plan.ErrImpossible or os.ErrPermission, or is a usage error.
 func Run(ctx context.Context, abort <-chan struct{}, cfg Config) (sum Summary, err error) {
 	c := &capture{Config: cfg, start: time.Now(), failure: make(chan error, 1), abort: abort}
+	c.writer = newWriter(cfg.Most, cfg.Unbuffered)
 	u, err := readUname()
 	if err != nil {
 		return sum, err
@@ -98,6 +104,7 @@ func Run(ctx context.Context, abort <-chan struct{}, cfg Config) (sum Summary, e
 	if err != nil {
 		return sum, err
 	}
+	c.Log.Info("kernel "+u.release, "KMI", android.ParseRelease(u.release).KMI())
 	for _, why := range p.Why {
 		c.Log.Info("plan: " + why)
 	}
@@ -115,37 +122,66 @@ func Run(ctx context.Context, abort <-chan struct{}, cfg Config) (sum Summary, e
 	if err := c.load(target); err != nil {
 		return sum, err
 	}
+	// The file comes last: a capture that cannot start leaves none, and spoils none.
+	if err := c.attach(target); err != nil {
+		return sum, errors.Join(err, c.detach())
+	}
 	file, err := cfg.Output.Next(cfg.Label)
 	if err != nil {
-		return sum, err
+		return sum, errors.Join(err, c.detach())
 	}
 	sum.File = file.Name()
-	c.writer = newWriter(pcapng.NewWriter(file, pcapng.Section{
+	return sum, c.run(ctx, &sum, file, pcapng.Section{
 		Hardware:    u.machine,
 		OS:          u.sysname + " " + u.release,
 		Application: cfg.Application,
 		Comment:     cfg.CommandLine,
-	}), cfg.Most, cfg.Unbuffered)
+	})
+}
 
+// run reads and writes until the end, then detaches, drains the rings and closes
+// the file. It fills in sum.
+func (c *capture) run(ctx context.Context, sum *Summary, file plugin.File, head pcapng.Section) error {
 	written := make(chan struct{})
+	var closeErr error
 	go func() {
 		defer close(written)
-		c.writer.run()
-		if err := file.Close(); err != nil && c.writer.err == nil {
-			c.writer.err = fmt.Errorf("close %s: %w", file.Name(), err)
-		}
+		c.writer.run(pcapng.NewWriter(file, head))
+		closeErr = file.Close()
 	}()
-	runErr := c.run(ctx, target, sum.File)
+	c.begin()
+	for i := range c.running {
+		c.readers.Go(func() { c.read(&c.running[i]) })
+	}
+	c.Ready(sum.File)
+	var err error
+	select {
+	case <-ctx.Done():
+	case <-c.writer.enough:
+	case <-c.writer.failed:
+	case err = <-c.failure:
+	}
+	err = errors.Join(err, c.detach(), c.drain(), c.statistics())
+	close(c.writer.in)
+	sum.Counts = c.counts
 	select {
 	case <-written:
-	case <-abort:
-		c.summarise(&sum)
-		sum.Ignored = sum.Received - sum.Dropped - sum.Captured // all that is on its way
-		return sum, errors.Join(runErr, ErrAborted)
+	case <-c.abort:
+		sum.Captured = c.writer.written.Load()
+		if left := sum.Dropped + sum.Captured; left < sum.Received {
+			sum.Ignored = sum.Received - left // all that is on its way
+		}
+		return errors.Join(err, ErrAborted)
 	}
-	c.ignored += c.writer.lost()
-	c.summarise(&sum)
-	return sum, errors.Join(runErr, c.writer.err)
+	sum.Captured = c.writer.written.Load()
+	sum.Ignored = c.ignored + c.writer.lost()
+	if c.writer.err != nil {
+		return errors.Join(err, c.writer.err) // closeErr says the same again
+	}
+	if closeErr != nil {
+		closeErr = fmt.Errorf("close %s: %w", sum.File, closeErr)
+	}
+	return errors.Join(err, closeErr)
 }
 
 // load loads the objects of every source and opens their rings.
@@ -175,26 +211,6 @@ func (c *capture) unload() error {
 		r.coll.Close()
 	}
 	return errors.Join(errs...)
-}
-
-// run attaches, waits for the end, and detaches; then it drains the rings and
-// closes the writer's channel.
-func (c *capture) run(ctx context.Context, t plugin.Target, file string) error {
-	defer close(c.writer.in)
-	err := c.attach(t)
-	for i := range c.running {
-		c.readers.Go(func() { c.read(&c.running[i]) })
-	}
-	if err == nil {
-		c.Ready(file)
-		select {
-		case <-ctx.Done():
-		case <-c.writer.enough:
-		case <-c.writer.failed:
-		case err = <-c.failure:
-		}
-	}
-	return errors.Join(err, c.detach(), c.drain(), c.statistics())
 }
 
 func (c *capture) attach(t plugin.Target) error {
@@ -227,15 +243,16 @@ func (c *capture) read(r *running) {
 	}
 }
 
-// drain waits until the readers have read what is left in the rings.
+// drain waits until the readers have read what is left in the rings, and ended.
 func (c *capture) drain() error {
+	var errs []error
 	for _, r := range c.running {
 		if err := r.ring.flush(); err != nil {
-			return fmt.Errorf("flush the ring of probe %s: %w", r.Name, err)
+			errs = append(errs, fmt.Errorf("flush the ring of probe %s: %w", r.Name, err), r.ring.Close())
 		}
 	}
 	c.readers.Wait()
-	return nil
+	return errors.Join(errs...)
 }
 
 // send gives a batch to the writer; on an abort nobody takes it any more.
@@ -246,7 +263,26 @@ func (c *capture) send(b *batch) {
 	}
 }
 
-func (c *capture) emit(b pcapng.Block) { c.send(&batch{blocks: []pcapng.Block{b}}) }
+// emit hands a block that is no record to the writer, ahead of the records that
+// are not yet read.
+func (c *capture) emit(b pcapng.Block) {
+	c.mu.Lock()
+	if !c.started {
+		c.head = append(c.head, b)
+		c.mu.Unlock()
+		return
+	}
+	c.mu.Unlock()
+	c.send(&batch{blocks: []pcapng.Block{b}})
+}
+
+// begin sends what was emitted before there was a file.
+func (c *capture) begin() {
+	c.mu.Lock()
+	c.started = true
+	c.mu.Unlock()
+	c.send(&batch{blocks: c.head})
+}
 
 func (c *capture) fail(err error) {
 	select {

@@ -27,19 +27,20 @@ const (
 	minPerCPU = 256 << 10
 )
 
-// batch is some blocks on their way from a reader to the writer. Their bytes lie
-// in arena and belong to whoever holds the batch.
+// batch is some blocks on their way from a reader to the writer. Their bytes
+// belong to whoever holds the batch, and most of them lie in arena.
 type batch struct {
 	blocks []pcapng.Block
-	arena  []byte
-	used   int
+	arena  []byte // nil: no batch of a reader's
+	used   int    // bytes of arena
+	bytes  int    // of all records
 }
 
 func newBatch() *batch { return &batch{arena: make([]byte, arenaSize)} }
 
 func (b *batch) reset() *batch {
 	clear(b.blocks)
-	b.blocks, b.used = b.blocks[:0], 0
+	b.blocks, b.used, b.bytes = b.blocks[:0], 0, 0
 	return b
 }
 
@@ -184,7 +185,7 @@ func read(r ring, src plugin.Source, empty <-chan *batch, send func(*batch)) (t 
 		if block != nil {
 			b.blocks = append(b.blocks, block)
 		}
-		if b.used > arenaSize-arenaSize/4 {
+		if b.bytes += len(raw); b.bytes > arenaSize-arenaSize/4 {
 			deliver()
 		}
 	}

@@ -56,11 +56,3 @@ func (c *capture) countsOf(r running) (plugin.Counts, error) {
 	}
 	return counts, nil
 }
-
-// summarise fills in the totals. While the writer still runs they are those of
-// its last flush.
-func (c *capture) summarise(sum *Summary) {
-	sum.Counts = c.counts
-	sum.Captured = c.writer.written.Load()
-	sum.Ignored = c.ignored
-}

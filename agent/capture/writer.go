@@ -15,7 +15,7 @@ const flushEvery = time.Second
 
 // writer owns the file: nothing else writes to it while run runs.
 type writer struct {
-	out   *pcapng.Writer
+	out   *pcapng.Writer // set by run
 	in    chan *batch
 	empty chan *batch // batches that readers may use again
 	most  uint64      // packets to write; 0: no limit
@@ -30,9 +30,9 @@ type writer struct {
 	ignored   uint64         // packets that could not be handed to out
 }
 
-func newWriter(out *pcapng.Writer, most uint64, eager bool) *writer {
+func newWriter(most uint64, eager bool) *writer {
 	return &writer{
-		out: out, most: most, eager: eager,
+		most: most, eager: eager,
 		in:        make(chan *batch, 4),
 		empty:     make(chan *batch, 4),
 		enough:    make(chan struct{}),
@@ -41,8 +41,9 @@ func newWriter(out *pcapng.Writer, most uint64, eager bool) *writer {
 	}
 }
 
-// run writes what comes until in is closed, and flushes.
-func (w *writer) run() {
+// run writes to out what comes until in is closed, and flushes.
+func (w *writer) run(out *pcapng.Writer) {
+	w.out = out
 	tick := time.NewTicker(flushEvery)
 	defer tick.Stop()
 	for {
@@ -58,13 +59,22 @@ func (w *writer) run() {
 			if w.eager {
 				w.flush()
 			}
-			select {
-			case w.empty <- b:
-			default:
-			}
+			w.written.Store(w.out.Packets())
+			w.recycle(b)
 		case <-tick.C:
 			w.flush()
 		}
+	}
+}
+
+// recycle gives a reader's batch back.
+func (w *writer) recycle(b *batch) {
+	if b.arena == nil {
+		return
+	}
+	select {
+	case w.empty <- b:
+	default:
 	}
 }
 

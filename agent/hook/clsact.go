@@ -192,8 +192,20 @@ func (f *Filter) attached() (bool, error) {
 	}), err
 }
 
-// Close removes the filter, and the clsact if a process of ours created it and nothing is left in it. What is gone
-// already, with its clsact or its interface, is no error. Call it in the network namespace of Attach.
+// ErrLost is wrapped by the error of a Close that did not find our filter where it was, on an interface that is there.
+var ErrLost = errors.New("somebody removed our filter, and packets since then are missing (Android's netd deletes clsact " +
+	"when an interface leaves its network)")
+
+// lost is the error for a filter that is gone, unless its interface is.
+func (f *Filter) lost() error {
+	if _, err := netlink.LinkByIndex(f.ifc.Index); err != nil {
+		return nil
+	}
+	return ErrLost
+}
+
+// Close removes the filter, and the clsact if a process of ours created it and nothing is left in it. What has gone with
+// its interface is no error. Call it in the network namespace of Attach.
 func (f *Filter) Close() error {
 	f.once.Do(func() {
 		if err := f.detach(); err != nil {
@@ -205,8 +217,11 @@ func (f *Filter) Close() error {
 
 func (f *Filter) detach() error {
 	there, err := f.attached()
-	if err != nil || !there {
+	if err != nil {
 		return err
+	}
+	if !there {
+		return f.lost()
 	}
 	if err := netlink.FilterDel(f.bpf()); err != nil {
 		if there, again := f.attached(); there || again != nil {

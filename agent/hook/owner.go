@@ -16,6 +16,7 @@ import (
 // owner is what the name of a filter of ours (TCA_BPF_NAME) tells. The kernel keeps it, so it holds for processes that
 // were killed and is gone when netd removes the clsact under us, which no memory of our own would notice.
 type owner struct {
+	ns    uint64 // inode of the pid namespace: in another one pid means another process
 	pid   int
 	start uint64 // field 22 of /proc/PID/stat: clock ticks after boot; tells a re-used pid from the process that made the filter
 	made  bool   // the clsact was created by a process of ours
@@ -26,9 +27,9 @@ const (
 	nameMade   = ":clsact"
 )
 
-// String returns the filter name, such as "droidtap:1234:567890:clsact".
+// String returns the filter name, such as "droidtap:4026531836:1234:567890:clsact".
 func (o owner) String() string {
-	name := fmt.Sprintf("%s%d:%d", namePrefix, o.pid, o.start)
+	name := fmt.Sprintf("%s%d:%d:%d", namePrefix, o.ns, o.pid, o.start)
 	if o.made {
 		name += nameMade
 	}
@@ -43,12 +44,14 @@ func parseOwner(name string) (owner, bool) {
 		return owner{}, false
 	}
 	rest, o.made = strings.CutSuffix(rest, nameMade)
+	ns, rest, _ := strings.Cut(rest, ":")
 	pid, start, _ := strings.Cut(rest, ":")
+	n, err := strconv.ParseUint(ns, 10, 64)
 	p, err1 := strconv.ParseUint(pid, 10, 31)
 	s, err2 := strconv.ParseUint(start, 10, 64)
-	o.pid, o.start = int(p), s
+	o.ns, o.pid, o.start = n, int(p), s
 	// What does not print as it was read, such as 007, was not written by us.
-	if errors.Join(err1, err2) != nil || o.String() != name {
+	if errors.Join(err, err1, err2) != nil || o.String() != name {
 		return owner{}, false
 	}
 	return o, true
@@ -83,8 +86,12 @@ func startTime(proc fs.FS, pid int) (uint64, error) {
 	return start, nil
 }
 
-// dead says whether the process is certainly gone; where /proc will not tell, it is taken to live.
-func (o owner) dead(proc fs.FS) bool {
+// dead says whether the process is certainly gone; where /proc will not tell, it is taken to live, as are those of
+// another pid namespace than ours.
+func (o owner) dead(proc fs.FS, ours uint64) bool {
+	if o.ns != ours {
+		return false
+	}
 	start, err := startTime(proc, o.pid)
 	return errors.Is(err, errNoProcess) || err == nil && start != o.start
 }
@@ -93,5 +100,14 @@ func (o owner) dead(proc fs.FS) bool {
 func self() (owner, error) {
 	pid := os.Getpid()
 	start, err := startTime(os.DirFS("/proc"), pid)
-	return owner{pid: pid, start: start}, err
+	return owner{ns: pidNamespace(), pid: pid, start: start}, err
+}
+
+// pidNamespace returns the inode of this process's pid namespace, 0 on a kernel without (CONFIG_PID_NS).
+func pidNamespace() uint64 {
+	var st syscall.Stat_t
+	if syscall.Stat("/proc/self/ns/pid", &st) != nil {
+		return 0
+	}
+	return st.Ino
 }

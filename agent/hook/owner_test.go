@@ -14,15 +14,15 @@ func TestOwner(t *testing.T) {
 		want       owner
 		ours       bool
 	}{
-		{"ours", "droidtap:1234:567890", owner{1234, 567890, false}, true},
-		{"ours, made the clsact", "droidtap:1:18446744073709551615:clsact", owner{1, 18446744073709551615, true}, true},
+		{"ours", "droidtap:4026531836:1234:567890", owner{4026531836, 1234, 567890, false}, true},
+		{"ours, made the clsact", "droidtap:0:1:18446744073709551615:clsact", owner{0, 1, 18446744073709551615, true}, true},
 		{"netd's", "prog_clatd_schedcls_ingress6_clat_rawip:[*fsobj]", owner{}, false},
 		{"no name", "", owner{}, false},
-		{"no start", "droidtap:1234", owner{}, false},
-		{"no number", "droidtap:x:1", owner{}, false},
-		{"other tail", "droidtap:1:2:qdisc", owner{}, false},
-		{"not as we print it", "droidtap:01:2", owner{}, false},
-		{"pid beyond 31 bits", "droidtap:4294967297:2", owner{}, false},
+		{"no start", "droidtap:1:1234", owner{}, false},
+		{"no number", "droidtap:1:x:1", owner{}, false},
+		{"other tail", "droidtap:1:1:2:qdisc", owner{}, false},
+		{"not as we print it", "droidtap:1:01:2", owner{}, false},
+		{"pid beyond 31 bits", "droidtap:1:4294967297:2", owner{}, false},
 	} {
 		t.Run(c.rule, func(t *testing.T) {
 			if got, ours := parseOwner(c.name); got != c.want || ours != c.ours {
@@ -54,20 +54,23 @@ func TestDead(t *testing.T) {
 		{"unreadable counts as living", 13, 567890, false},
 	} {
 		t.Run(c.rule, func(t *testing.T) {
-			if got := (owner{pid: c.pid, start: c.start}).dead(proc); got != c.dead {
+			if got := (owner{pid: c.pid, start: c.start}).dead(proc, 0); got != c.dead {
 				t.Errorf("dead is %v, want %v", got, c.dead)
 			}
 		})
 	}
+	if (owner{ns: 1, pid: 1 << 30}).dead(proc, 2) {
+		t.Error("a process of another pid namespace is taken for dead")
+	}
 	me, err := self()
-	if err != nil || me.dead(os.DirFS("/proc")) {
+	if err != nil || me.dead(os.DirFS("/proc"), me.ns) {
 		t.Errorf("this process is %+v, %v, and dead", me, err)
 	}
 }
 
 func FuzzParseOwner(f *testing.F) {
-	f.Add("droidtap:1234:567890:clsact")
-	f.Add("droidtap::")
+	f.Add("droidtap:1:1234:567890:clsact")
+	f.Add("droidtap:::")
 	f.Fuzz(func(t *testing.T, name string) {
 		if o, ok := parseOwner(name); ok && (o.String() != name || o.pid < 0) {
 			t.Errorf("parseOwner(%q) = %+v, which prints %q", name, o, o)

@@ -17,7 +17,7 @@ import (
 
 // Sweep removes what processes of ours that were killed left on the interfaces of this network namespace: their
 // filters, and the clsact they created if nothing is left in it. It returns a line for each thing removed, and goes on
-// after an error. Processes of another pid namespace, which /proc does not show, count as dead.
+// after an error. What processes of another pid namespace made is left alone.
 func Sweep() ([]string, error) {
 	kinds, err := qdiscs()
 	if err != nil {
@@ -53,7 +53,7 @@ func sweep(proc fs.FS, ifc android.Interface, kind string) (lines []string, err 
 		}
 		for _, g := range all {
 			o, ok := parseOwner(g.name)
-			if !ok || !o.dead(proc) {
+			if !ok || !o.dead(proc, pidNamespace()) {
 				continue
 			}
 			f := Filter{Pref: g.pref, Handle: g.handle, ifc: ifc, dir: dir}

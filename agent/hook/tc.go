@@ -5,10 +5,13 @@ package hook
 import (
 	"errors"
 	"fmt"
+	"os"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
+
+	"droidtap/android"
 )
 
 // filter is what the choice of a place and the knowledge of our own need of an entry of RTM_GETTFILTER. The entry with
@@ -147,7 +150,13 @@ func clsact(ifindex int) netlink.Qdisc {
 
 // deleteEmpty removes the clsact of an interface if no filter of anybody is left in it. The kernel has no way to do
 // both at once, so a filter that is added in between goes too.
+//
+// Beside Android's netd it stays: netd takes a clsact that it finds for its own (RouteController::maybeModifyQdiscClsact
+// ignores EEXIST) and counts on it when clat or tethering starts later. An empty one does nothing.
 func deleteEmpty(ifindex int) (bool, error) {
+	if android.HasNetd(os.DirFS("/")) {
+		return false, nil
+	}
 	for _, dir := range []Direction{Ingress, Egress} {
 		if fs, err := filters(ifindex, dir); err != nil || len(fs) > 0 {
 			return false, err

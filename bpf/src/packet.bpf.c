@@ -148,19 +148,21 @@ static __always_inline bool wanted(__u32 uid)
 
 /*
  * The owner of a packet that leaves. The socket says it, except for what the
- * kernel sends on behalf of one that is gone (an ACK in TIME_WAIT, a reset): that
- * has uid 0 or none, and there the flow knows better. Learns only where an owner
- * was asked for, since that costs a packet some hundred nanoseconds.
+ * kernel sends on behalf of a TCP socket that is gone (an ACK in TIME_WAIT, a
+ * reset): that has uid 0 or none, and there the flow knows better. Learns only
+ * where an owner was asked for, since that costs a packet some hundred nanoseconds.
  */
 static __always_inline __u32 owner_out(struct __sk_buff *skb, __u32 ip, bool learn)
 {
 	__u32 uid = bpf_get_socket_uid(skb);
 	struct flow f = {};
+	bool gone;
 	__u32 *known;
 
 	if (learn && !flow_from(skb, ip, &f)) {
 		known = bpf_map_lookup_elem(&shared_flows, &f);
-		if (known && (uid == 0 || uid == OVERFLOW_UID))
+		gone = uid == OVERFLOW_UID || (uid == 0 && f.protocol == IPPROTO_TCP);
+		if (known && gone)
 			uid = *known;
 		else if (uid != OVERFLOW_UID && (!known || *known != uid))
 			bpf_map_update_elem(&shared_flows, &f, &uid, BPF_ANY);
@@ -232,6 +234,8 @@ static __always_inline int capture(struct __sk_buff *skb, enum direction directi
 	if (direction == EGRESS)
 		uid = owner_out(skb, ip, s->owner);
 	if (!(s->directions & direction))
+		return TC_ACT_UNSPEC;
+	if (direction == EGRESS && skb->ifindex == LOOPBACK_IFINDEX && s->loopback_once)
 		return TC_ACT_UNSPEC;
 	c->seen++;
 	if (!(l2 ? RUN_FILTER(filter_pcap_l2, skb) : RUN_FILTER(filter_pcap_l3, skb)))

@@ -9,7 +9,7 @@ here=$(cd "$(dirname "$0")" && pwd)
 . "$here/lib.sh"
 
 agent=${1:?usage: demo.sh AGENT}
-[[ -x $agent ]] || die "$agent not found: build it first (make)"
+need_agent "$agent"
 need adb tshark
 
 tmp=$(mktemp -d)

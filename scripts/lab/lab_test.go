@@ -53,14 +53,19 @@ func TestPhone(t *testing.T) {
 			p.push(t, binary, agent)
 			t.Run("su", func(t *testing.T) { testSu(t, p) })
 			t.Run("capture", func(t *testing.T) { testCapture(t, p) })
-			t.Run("uid", func(t *testing.T) { testUID(t, p) })
+			t.Run("choice", func(t *testing.T) { testChoice(t, p) })
+			t.Run("uid", func(t *testing.T) { testUID(t, p, "") })
+			t.Run("uid by the legacy object", func(t *testing.T) { testUID(t, p, "--object legacy") })
 			t.Run("not root", func(t *testing.T) { testNotRoot(t, p) })
 			t.Run("clean", func(t *testing.T) { testClean(t, p) })
+			t.Run("README", func(t *testing.T) { testReadme(t, p, binary) })
+			t.Run("script", func(t *testing.T) { testScript(t, p, binary) })
 		})
 	}
 }
 
-// testSu starts the agent the ways in which users write it.
+// testSu starts the agent the ways in which users write it; the third, quoted
+// for Magisk's su, is that of testCapture.
 func testSu(t *testing.T, p *phone) {
 	line := agent + " -i wlan0 port 443"
 	for _, c := range []struct {
@@ -68,7 +73,6 @@ func testSu(t *testing.T, p *phone) {
 		args        []string
 	}{
 		{"Magisk unquoted", "magisk", append([]string{"shell", "su", "-c"}, strings.Fields(line)...)},
-		{"Magisk quoted", "magisk", []string{"shell", "su -c '" + line + "'"}},
 		{"KernelSU quoted", "kernelsu", []string{"shell", "su -c '" + line + "'"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -80,21 +84,24 @@ func testSu(t *testing.T, p *phone) {
 	}
 }
 
-// testCapture compares with tcpdump by interface, expression and flags.
+// testCapture compares with tcpdump by interface, expression and flags. own are
+// flags that tcpdump has not.
 func testCapture(t *testing.T, p *phone) {
 	for _, c := range []struct {
-		name, iface, flags, expr, peer string
+		name, iface, own, flags, expr, peer string
 	}{
-		{"Ethernet", "wlan0", "", "port 443", peer},
-		{"no expression but a host", "wlan0", "", "host " + peer, peer},
-		{"snaplen", "wlan0", "-s 100", "port 443", peer},
-		{"in", "wlan0", "-Q in", "port 443", peer},
-		{"out", "wlan0", "-Q out", "port 443", peer},
-		{"raw IP", "rmnet_data0", "", "udp or icmp", cell},
-		{"raw IP TCP", "rmnet_data0", "", "port 443", cell},
+		{"Ethernet", "wlan0", "", "", "port 443", peer},
+		{"no expression but a host", "wlan0", "", "", "host " + peer, peer},
+		{"snaplen", "wlan0", "", "-s 100", "port 443", peer},
+		{"in", "wlan0", "", "-Q in", "port 443", peer},
+		{"out", "wlan0", "", "-Q out", "port 443", peer},
+		{"raw IP", "rmnet_data0", "", "", "udp or icmp", cell},
+		{"raw IP TCP", "rmnet_data0", "", "", "port 443", cell},
+		{"Ethernet by the legacy object", "wlan0", "--object legacy", "", "port 443", peer},
+		{"raw IP by the legacy object", "rmnet_data0", "--object legacy", "", "port 443", cell},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			line := fmt.Sprintf("su -c '%s -i %s %s %s'", agent, c.iface, c.flags, c.expr)
+			line := fmt.Sprintf("su -c '%s -i %s %s %s %s'", agent, c.iface, c.own, c.flags, c.expr)
 			got, want := p.compare(t, []string{"shell", line}, c.iface, c.flags+" "+c.expr, func() { p.browse(t, c.peer) })
 			same(t, got, want)
 		})
@@ -112,11 +119,49 @@ func testCapture(t *testing.T, p *phone) {
 	})
 }
 
+// testChoice wants the object and the hook that the kernel is new enough for,
+// and the object that was asked for.
+func testChoice(t *testing.T, p *phone) {
+	var major, minor int
+	if _, err := fmt.Sscanf(p.shell(t, "uname -r"), "%d.%d", &major, &minor); err != nil {
+		t.Fatal(err)
+	}
+	object, hook := "legacy", "clsact"
+	if major > 5 || major == 5 && minor >= 8 {
+		object = "ring" // BPF_MAP_TYPE_RINGBUF
+	}
+	if major > 6 || major == 6 && minor >= 6 {
+		hook = "tcx"
+	}
+	for _, c := range []struct{ name, flags, object string }{
+		{"automatic", "", object},
+		{"legacy object", "--object legacy", "legacy"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			a := p.start(t, "shell", "su -c '"+agent+" -v -i wlan0 "+c.flags+" port 443'")
+			a.until(t, readyLine)
+			p.root(t, "pkill -INT -x agent")
+			if code := a.end(t); code != 0 {
+				t.Errorf("exit code %d", code)
+			}
+			said := strings.Join(a.seen, "\n")
+			for _, want := range []string{
+				`(?m)^agent: loaded \(probe packet, object ` + c.object + `\)$`,
+				`(?m)^agent: plan: hook ` + hook + `\b`,
+			} {
+				if !regexp.MustCompile(want).MatchString(said) {
+					t.Errorf("kernel %d.%d: no line %q:\n%s", major, minor, want, said)
+				}
+			}
+		})
+	}
+}
+
 // testUID has two apps browse at once, each to its own port, and wants the
 // packets of one, received ones too.
-func testUID(t *testing.T, p *phone) {
+func testUID(t *testing.T, p *phone, flags string) {
 	const expr = "port 443 or port 8443"
-	args := []string{"shell", "su -c '" + agent + " -i wlan0 --uid 10123 " + expr + "'"}
+	args := []string{"shell", "su -c '" + agent + " -i wlan0 --uid 10123 " + flags + " " + expr + "'"}
 	got, want := p.compare(t, args, "wlan0", expr, func() {
 		p.shell(t, `su 10123 -c '/lab/phone fetch -n 5 https://`+peer+`/' &
 			su 10124 -c '/lab/phone fetch -n 5 https://`+peer+`:8443/'; wait`)

@@ -8,6 +8,14 @@
 # shellcheck source=scripts/cache.sh
 . "${BASH_SOURCE[0]%/*}/../cache.sh"
 
+# need_agent FILE: end unless it is the program for a phone.
+need_agent() {
+    [[ -x $1 && -f $1 ]] || die "$1 not found: build it first (make agent)"
+    # The ELF header's e_machine: EM_AARCH64 is 183 (elf.h).
+    [[ $(od -An -tx1 -N4 "$1")$(od -An -tx1 -j18 -N2 "$1") == " 7f 45 4c 46 b7 00" ]] ||
+        die "$1 is no program for arm64: build it (make agent)"
+}
+
 step() { printf '\n== %s\n' "$*"; }
 
 # show COMMAND...: print it as one would type it, then run it.

@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -40,6 +41,17 @@ func boot(t *testing.T, suite string) *phone {
 		t.Fatalf("boot the phone: %v", err)
 	}
 	return p
+}
+
+// environ is the environment in which plain adb talks to the phone.
+func (p *phone) environ(t *testing.T) []string {
+	t.Helper()
+	out, err := exec.Command("./phone.sh", "-d", p.dir, "env").Output()
+	if err != nil {
+		t.Fatalf("phone.sh env: %v", err)
+	}
+	vars := strings.Fields(strings.TrimPrefix(string(out), "export "))
+	return append(os.Environ(), append(vars, "LAB_ADB_TIMEOUT=120")...)
 }
 
 func (p *phone) adb(args ...string) *exec.Cmd {
@@ -118,9 +130,17 @@ type process struct {
 // start runs adb with args, such as "shell", "su", "-c", ...
 func (p *phone) start(t *testing.T, args ...string) *process {
 	t.Helper()
+	return start(t, p.adb(args...))
+}
+
+// start runs a command whose output, both streams, is followed.
+func start(t *testing.T, cmd *exec.Cmd) *process {
+	t.Helper()
 	r, w := io.Pipe()
-	pr := &process{cmd: p.adb(args...), lines: make(chan string, 1000)}
+	pr := &process{cmd: cmd, lines: make(chan string, 1000)}
 	pr.cmd.Stdout, pr.cmd.Stderr = w, w
+	// A group of its own: an end reaches all of a pipeline.
+	pr.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if err := pr.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -137,10 +157,22 @@ func (p *phone) start(t *testing.T, args ...string) *process {
 		close(done)
 	}()
 	t.Cleanup(func() {
-		_ = pr.cmd.Process.Signal(os.Interrupt)
-		<-done
+		select {
+		case <-done:
+		default:
+			pr.interrupt(t)
+			<-done
+		}
 	})
 	return pr
+}
+
+// interrupt does what Ctrl-C does at a terminal: SIGINT to the process group.
+func (pr *process) interrupt(t *testing.T) {
+	t.Helper()
+	if err := syscall.Kill(-pr.cmd.Process.Pid, syscall.SIGINT); err != nil {
+		t.Errorf("interrupt %s: %v", pr.cmd, err)
+	}
 }
 
 // until takes lines up to one that matches and gives its submatches.

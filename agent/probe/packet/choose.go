@@ -10,6 +10,8 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/vishvananda/netlink"
+
 	"droidtap/agent/filter"
 	"droidtap/agent/pcapng"
 	"droidtap/agent/plugin"
@@ -19,14 +21,14 @@ import (
 // choose returns the interfaces that names stand for, in the order of all: "any",
 // a name, or a number of -D's list. No name at all is "any". Interfaces that
 // cannot be captured on are an error where named, and not part of "any".
-func choose(names []string, all []android.Interface) (chosen []android.Interface, any bool, err error) {
+func choose(names []string, all []android.Interface) (chosen []android.Interface, every bool, err error) {
 	wanted := map[string]bool{}
 	for _, name := range names {
 		name = unnumber(strings.TrimSpace(name), all)
 		ifc, found := find(name, all)
 		switch {
 		case name == "any":
-			any = true
+			every = true
 			continue
 		case !found:
 			return nil, false, plugin.Usagef("there is no interface %q: there are %s, and any", name, nameList(all))
@@ -36,16 +38,16 @@ func choose(names []string, all []android.Interface) (chosen []android.Interface
 		}
 		wanted[ifc.Name] = true
 	}
-	any = any || len(names) == 0
+	every = every || len(names) == 0
 	for _, ifc := range all {
-		if wanted[ifc.Name] || any && ifc.Up && ifc.Framing() != android.Unsupported {
+		if wanted[ifc.Name] || every && ifc.Up && ifc.Framing() != android.Unsupported {
 			chosen = append(chosen, ifc)
 		}
 	}
 	if len(chosen) == 0 {
-		return nil, any, plugin.Usagef("no interface is up: bring one up, or name one with -i")
+		return nil, every, plugin.Usagef("no interface is up: bring one up, or name one with -i")
 	}
-	return chosen, any, nil
+	return chosen, every, nil
 }
 
 func find(name string, all []android.Interface) (android.Interface, bool) {
@@ -76,6 +78,19 @@ func nameList(all []android.Interface) string {
 		names[i] = ifc.Name
 	}
 	return strings.Join(names, ", ")
+}
+
+// sameNamespace tells whether the kernel knows these interfaces under the same
+// index and name: /sys shows the network namespace in which it was mounted, which
+// after nsenter is another one.
+func sameNamespace(chosen []android.Interface) error {
+	for _, ifc := range chosen {
+		l, err := netlink.LinkByIndex(ifc.Index)
+		if err == nil && l.Attrs().Name == ifc.Name {
+			return nil
+		}
+	}
+	return plugin.Usagef("the interfaces in /sys are those of another network namespace: use ip netns exec, which mounts the right /sys")
 }
 
 // framings returns the framings of interfaces, each once.
@@ -123,7 +138,7 @@ func compileFor(ctx context.Context, expr string, of []android.Framing) (compile
 // of the others is left out. An expression that is an error on an interface that
 // was named is a usage error; one that merely never matches there leaves it out,
 // as it does those of "any". Nothing left is a usage error, too.
-func (c compiled) usable(chosen []android.Interface, any bool) (kept []android.Interface, left []string, err error) {
+func (c compiled) usable(chosen []android.Interface, every bool) (kept []android.Interface, left []string, err error) {
 	for _, ifc := range chosen {
 		err := c.errs[ifc.Framing()]
 		if err == nil {
@@ -131,7 +146,7 @@ func (c compiled) usable(chosen []android.Interface, any bool) (kept []android.I
 			continue
 		}
 		err = fmt.Errorf("%s: %w", without(ifc), err)
-		if !any && !errors.Is(err, filter.ErrRejectsAll) {
+		if !every && !errors.Is(err, filter.ErrRejectsAll) {
 			return nil, nil, plugin.Usagef("%w", err)
 		}
 		left = append(left, err.Error())

@@ -42,8 +42,10 @@ func newClock(c plan.Clock) clock {
 }
 
 // wall returns the Unix time, in ns, of a kernel time stamp not later than now. A
-// stamp from before the last measurement is turned by the one before it: the
-// phone may have slept in between.
+// stamp not later than the measurement before the last is turned by that one: the
+// phone may have slept in between. Where exactly is not known, so with the
+// monotonic clock the packets of the last tenth of a second before a sleep, read
+// after it, are late by its length.
 func (c *clock) wall(stamp uint64) int64 {
 	if now := c.now().UnixNano(); !c.measured {
 		c.last = c.measure()

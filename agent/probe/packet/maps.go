@@ -16,10 +16,11 @@ import (
 
 // settings mirrors struct settings of bpf/src/agent.h.
 type settings struct {
-	Snaplen    uint32 // bytes of a packet to record
-	Directions uint32 // recordIngress, recordEgress
-	Owner      uint32 // 1: only packets of the uids in the map
-	Wakeup     uint32 // bytes that may wait in the ring
+	Snaplen      uint32 // bytes of a packet to record
+	Directions   uint32 // recordIngress, recordEgress
+	Owner        uint32 // 1: only packets of the uids in the map
+	Wakeup       uint32 // bytes that may wait in the ring
+	LoopbackOnce uint32 // 1: record what the loopback interface sends only where it comes in
 }
 
 // counts mirrors struct counts of bpf/src/packet.bpf.c: packets of one interface.
@@ -33,6 +34,9 @@ func (s *source) fillMaps(spec *ebpf.CollectionSpec, wakeup uint32) error {
 	set := settings{Snaplen: s.snaplen, Directions: s.directions, Wakeup: wakeup}
 	if len(s.uids) > 0 {
 		set.Owner = 1
+	}
+	if s.directions&recordIngress != 0 {
+		set.LoopbackOnce = 1
 	}
 	if v, ok := spec.Variables["settings"]; ok {
 		if err := v.Set(set); err != nil {

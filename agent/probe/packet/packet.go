@@ -55,6 +55,9 @@ func fromFlags(c *cli.Context) (plugin.Source, error) {
 	if s.chosen, s.any, err = choose(o.names, all); err != nil {
 		return nil, err
 	}
+	if err := sameNamespace(s.chosen); err != nil {
+		return nil, err
+	}
 	compiled, err := compileFor(c.Context, o.expr, framings(s.chosen))
 	if err != nil {
 		return nil, err
@@ -151,25 +154,26 @@ func (s *source) Attach(coll *ebpf.Collection, t plugin.Target) (io.Closer, erro
 		t.Log.Warn("look for leftovers of killed runs: " + err.Error())
 	}
 
-	var a attachment
-	attached := 0
+	a := attachment{names: map[int]string{}}
+	// Before the first attach, so that no interface can go unnoticed.
+	if err := a.watch(t); err != nil {
+		return nil, err
+	}
 	for _, ifc := range s.chosen {
 		t.Emit(s.describe(ifc))
 		switch err := s.attach(&a, coll, t, ifc); {
 		case err == nil:
-			attached++
+			a.add(ifc)
 		case s.any && !errors.Is(err, os.ErrPermission):
 			t.Log.Warn(ifc.Name + " is left out: " + err.Error())
 		default:
 			return nil, errors.Join(err, a.Close())
 		}
 	}
-	if attached == 0 {
-		return nil, errors.New("nothing to capture on: no interface could be attached to")
+	if len(a.closers) == 0 {
+		return nil, errors.Join(errors.New("nothing to capture on: no interface could be attached to"), a.Close())
 	}
-	if err := a.watch(s.chosen, t); err != nil {
-		return nil, errors.Join(err, a.Close())
-	}
+	a.settle(t)
 	return &a, nil
 }
 

@@ -1,0 +1,162 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package capture
+
+import (
+	"encoding/binary"
+	"errors"
+	"io"
+	"testing"
+	"time"
+
+	"github.com/cilium/ebpf"
+
+	"droidtap/agent/pcapng"
+	"droidtap/agent/plugin"
+)
+
+// busyRing has records of one size at once, and is never idle until it is empty.
+type busyRing struct {
+	left, size int
+	inOrder    bool
+}
+
+func (r *busyRing) next(buf []byte) ([]byte, error) {
+	if r.left == 0 {
+		return nil, errFlushed
+	}
+	r.left--
+	if cap(buf) < r.size {
+		buf = make([]byte, r.size)
+	}
+	raw := buf[:r.size]
+	binary.LittleEndian.PutUint64(raw, uint64(r.left))
+	return raw, nil
+}
+func (r *busyRing) deadline(time.Time) {}
+func (r *busyRing) flush() error       { return nil }
+func (r *busyRing) idle() bool         { return false }
+func (r *busyRing) ordered() bool      { return r.inOrder }
+func (r *busyRing) Close() error       { return nil }
+
+// numbered decodes the records of busyRing; those of odd number are bad.
+type numbered struct{ bad bool }
+
+func (numbered) Prepare(*ebpf.CollectionSpec, plugin.Target) error         { return nil }
+func (numbered) Attach(*ebpf.Collection, plugin.Target) (io.Closer, error) { return nil, nil }
+func (n numbered) Decode(raw []byte) (pcapng.Block, error) {
+	number := binary.LittleEndian.Uint64(raw)
+	if n.bad && number%2 == 1 {
+		return nil, errors.New("odd")
+	}
+	return &pcapng.Packet{Time: int64(number), Data: raw}, nil
+}
+
+// A ring that is never idle must not make one endless batch, whatever the size of
+// its records and whatever batches come back.
+func TestBatchesAreBounded(t *testing.T) {
+	for _, size := range []int{40, 1500, arenaSize - 1, arenaSize + 1} {
+		const records = 3000
+		back := make(chan *batch, 4)
+		got := 0
+		send := func(b *batch) {
+			got += len(b.blocks)
+			if b.bytes > 2*arenaSize {
+				t.Fatalf("size %d: a batch of %d bytes", size, b.bytes)
+			}
+			w := writer{empty: back}
+			w.recycle(&batch{blocks: b.blocks[:1]}) // such as emit sends
+			w.recycle(b)
+		}
+		tally, err := read(&busyRing{records, size, true}, numbered{}, back, send)
+		if err != nil || got != records || tally.records != records || tally.bad != 0 {
+			t.Errorf("size %d: %d of %d records, tally %+v, %v", size, got, records, tally, err)
+		}
+	}
+}
+
+func TestBadRecordsAreCounted(t *testing.T) {
+	got := 0
+	tally, err := read(&busyRing{100, 64, true}, numbered{bad: true}, nil, func(b *batch) { got += len(b.blocks) })
+	if err != nil || got != 50 || tally.records != 100 || tally.bad != 50 || tally.why == nil {
+		t.Errorf("%d blocks, tally %+v, %v", got, tally, err)
+	}
+}
+
+// The rings of several processors are read one after the other.
+func TestPacketsAreSorted(t *testing.T) {
+	last := int64(-1)
+	_, err := read(&busyRing{500, 64, false}, numbered{}, nil, func(b *batch) {
+		for _, block := range b.blocks {
+			if p := block.(*pcapng.Packet); p.Time < last {
+				t.Fatalf("time %d behind %d", p.Time, last)
+			} else {
+				last = p.Time
+			}
+		}
+	})
+	if err != nil {
+		t.Error(err)
+	}
+}
+
+type discard struct{}
+
+func (discard) Write(b []byte) (int, error) { return len(b), nil }
+
+// What is counted adds up, whether the output works or not.
+func TestWriterCounts(t *testing.T) {
+	full := errors.New("full")
+	for _, tc := range []struct {
+		rule              string
+		out               io.Writer
+		most              uint64
+		captured, ignored uint64
+	}{
+		{"all", discard{}, 0, 10, 0},
+		{"no more than -c", discard{}, 4, 4, 0},
+		{"the output fails", failing{full}, 0, 0, 10},
+	} {
+		t.Run(tc.rule, func(t *testing.T) {
+			w := newWriter(tc.most, true)
+			go func() {
+				defer close(w.in)
+				w.in <- &batch{blocks: []pcapng.Block{&pcapng.Interface{Index: 1, Name: "a", LinkType: pcapng.Raw}}}
+				for range 5 {
+					w.in <- &batch{blocks: []pcapng.Block{&pcapng.Packet{Ifindex: 1}, &pcapng.Packet{Ifindex: 1}}}
+				}
+			}()
+			w.run(pcapng.NewWriter(tc.out, pcapng.Section{}))
+			if got := w.written.Load(); got != tc.captured || w.lost() != tc.ignored {
+				t.Errorf("%d captured, %d lost, want %d and %d", got, w.lost(), tc.captured, tc.ignored)
+			}
+			select {
+			case <-w.failed:
+				if !errors.Is(w.err, full) {
+					t.Errorf("error %v", w.err)
+				}
+			default:
+				if tc.ignored > 0 {
+					t.Error("nobody is told that the output failed")
+				}
+			}
+		})
+	}
+}
+
+type failing struct{ err error }
+
+func (f failing) Write([]byte) (int, error) { return 0, f.err }
+
+// A packet of an interface that was not described is counted, and nothing else is lost for it.
+func TestWriterStrayPacket(t *testing.T) {
+	w := newWriter(0, false)
+	go func() {
+		defer close(w.in)
+		w.in <- &batch{blocks: []pcapng.Block{&pcapng.Packet{Ifindex: 7}, &pcapng.Interface{Index: 1, Name: "a"}, &pcapng.Packet{Ifindex: 1}}}
+	}()
+	w.run(pcapng.NewWriter(discard{}, pcapng.Section{}))
+	if w.written.Load() != 1 || w.lost() != 1 || w.err != nil {
+		t.Errorf("%d written, %d lost, %v", w.written.Load(), w.lost(), w.err)
+	}
+}
