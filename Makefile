@@ -3,6 +3,7 @@ SHELL := bash
 .SHELLFLAGS := -euc -o pipefail
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
+.NOTPARALLEL:
 
 GO      ?= go
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unreleased)

@@ -59,32 +59,26 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 	return app
 }
 
-const (
-	groupCapture  = "Capture"
-	groupAdvanced = "Advanced"
-	groupInstead  = "Instead of a capture"
-)
-
 func ownFlags() []cli.Flag {
 	return []cli.Flag{
-		&cli.IntFlag{Name: "count", Aliases: []string{"c"}, Category: groupCapture,
+		&cli.IntFlag{Name: "count", Aliases: []string{"c"}, Category: plugin.GroupCapture,
 			Usage: "stop after `N` packets", DefaultText: "no limit"},
-		&cli.BoolFlag{Name: "packet-buffered", Aliases: []string{"U"}, Category: groupCapture,
+		&cli.BoolFlag{Name: "packet-buffered", Aliases: []string{"U"}, Category: plugin.GroupCapture,
 			Usage: "write each packet at once, not once a second or every 64 KiB"},
-		&cli.IntFlag{Name: "buffer-size", Aliases: []string{"B"}, Category: groupCapture, Value: defaultBuffer,
+		&cli.IntFlag{Name: "buffer-size", Aliases: []string{"B"}, Category: plugin.GroupCapture, Value: defaultBuffer,
 			Usage: "keep up to `KIB` of packets in the kernel until they are read"},
-		&cli.BoolFlag{Name: "n", Category: groupAdvanced, Count: new(int),
+		&cli.BoolFlag{Name: "n", Category: plugin.GroupAdvanced, Count: new(int),
 			Usage: "taken for tcpdump's sake: nothing is printed that could be a name"},
-		&cli.BoolFlag{Name: "p", Category: groupAdvanced,
+		&cli.BoolFlag{Name: "p", Category: plugin.GroupAdvanced,
 			Usage: "taken for tcpdump's sake: interfaces are never put into promiscuous mode"},
-		&cli.StringFlag{Name: "backend", Category: groupAdvanced, Value: "auto",
+		&cli.StringFlag{Name: "backend", Category: plugin.GroupAdvanced, Value: "auto",
 			Usage: "attach by `auto|tcx|clsact`"},
-		&cli.StringFlag{Name: "object", Category: groupAdvanced, Value: "auto",
+		&cli.StringFlag{Name: "object", Category: plugin.GroupAdvanced, Value: "auto",
 			Usage: "load the variant `auto|ring|legacy` of the bpf object"},
-		&cli.BoolFlag{Name: "verbose", Aliases: []string{"v"}, Category: groupAdvanced, Count: new(int),
+		&cli.BoolFlag{Name: "verbose", Aliases: []string{"v"}, Category: plugin.GroupAdvanced, Count: new(int),
 			Usage: "say what is done and why; -vv says more"},
-		&cli.BoolFlag{Name: "version", Category: groupInstead, Usage: "print the version"},
-		&cli.BoolFlag{Name: "help", Aliases: []string{"h"}, Category: groupInstead, Usage: "print this"},
+		&cli.BoolFlag{Name: "version", Category: plugin.GroupInstead, Usage: "print the version"},
+		&cli.BoolFlag{Name: "help", Aliases: []string{"h"}, Category: plugin.GroupInstead, Usage: "print this"},
 	}
 }
 

@@ -92,8 +92,8 @@ func checkStopped(t *testing.T, w *Writer, out *full, first error) {
 	if err := w.Flush(); err != first {
 		t.Fatalf("Flush after %v: %v", first, err)
 	}
-	if out.calls != 0 || out.Len() != size || w.Buffered() != 0 {
-		t.Fatalf("%d writes of %d bytes after %v; %d bytes wait", out.calls, out.Len()-size, first, w.Buffered())
+	if out.calls != 0 || out.Len() != size || len(w.buf) != 0 {
+		t.Fatalf("%d writes of %d bytes after %v; %d bytes wait", out.calls, out.Len()-size, first, len(w.buf))
 	}
 }
 

@@ -112,9 +112,6 @@ func (w *Writer) Flush() error {
 // Packets returns the number of packets whose whole block has reached the output.
 func (w *Writer) Packets() uint64 { return w.packets }
 
-// Buffered returns the number of bytes that wait to be written: 0 after a failed write, since they never will be.
-func (w *Writer) Buffered() int { return len(w.buf) }
-
 // describe makes b the interface of its index, and adds its block if it is new to the file.
 func (w *Writer) describe(b *Interface) {
 	key := identity{b.Index, b.Name, b.LinkType}

@@ -334,8 +334,8 @@ func (c *counter) Write(b []byte) (int, error) {
 func TestBuffering(t *testing.T) {
 	var out counter
 	w := NewWriter(&out, section)
-	if out.writes != 0 || w.Buffered() == 0 {
-		t.Fatalf("NewWriter made %d writes and queued %d bytes", out.writes, w.Buffered())
+	if out.writes != 0 || len(w.buf) == 0 {
+		t.Fatalf("NewWriter made %d writes and queued %d bytes", out.writes, len(w.buf))
 	}
 	if err := w.Write(&Interface{Index: 1}); err != nil {
 		t.Fatal(err)
@@ -348,14 +348,14 @@ func TestBuffering(t *testing.T) {
 	if out.writes == 0 || out.smallest < flushAt {
 		t.Errorf("%d writes, the smallest of %d bytes", out.writes, out.smallest)
 	}
-	if w.Packets() >= 1000 || w.Buffered() == 0 {
-		t.Errorf("before Flush: %d packets out, %d bytes wait", w.Packets(), w.Buffered())
+	if w.Packets() >= 1000 || len(w.buf) == 0 {
+		t.Errorf("before Flush: %d packets out, %d bytes wait", w.Packets(), len(w.buf))
 	}
 	if err := w.Flush(); err != nil {
 		t.Fatal(err)
 	}
-	if w.Packets() != 1000 || w.Buffered() != 0 {
-		t.Errorf("after Flush: %d packets out, %d bytes wait", w.Packets(), w.Buffered())
+	if w.Packets() != 1000 || len(w.buf) != 0 {
+		t.Errorf("after Flush: %d packets out, %d bytes wait", w.Packets(), len(w.buf))
 	}
 	writes := out.writes
 	if err := w.Flush(); err != nil || out.writes != writes {

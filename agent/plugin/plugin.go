@@ -23,6 +23,15 @@ import (
 	"droidtap/agent/plan"
 )
 
+// The groups in which --help lists flags: their Category. A plugin may have its own.
+const (
+	GroupCapture  = "Capture"
+	GroupApp      = "App filter"
+	GroupOutput   = "Output"
+	GroupInstead  = "Instead of a capture"
+	GroupAdvanced = "Advanced"
+)
+
 // Probe describes one kind of event source. Its objects are
 // bpf/obj/<Name>.<variant>.o.
 type Probe struct {

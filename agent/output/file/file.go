@@ -27,12 +27,12 @@ func init() {
 		Usage: "a pcapng file, or standard output",
 		Flags: []cli.Flag{
 			&cli.StringFlag{
-				Name: "write", Aliases: []string{"w"}, Category: "Output", TakesFile: true,
+				Name: "write", Aliases: []string{"w"}, Category: plugin.GroupOutput, TakesFile: true,
 				Usage: "write to `FILE`, which is overwritten; - is standard output " +
 					"(default: a new file <interface>-<YYYYmmdd-HHMMSS>.pcapng in --output-dir)",
 			},
 			&cli.StringFlag{
-				Name: "output-dir", Category: "Output",
+				Name: "output-dir", Category: plugin.GroupOutput,
 				Usage: "without -w, make the file in `DIR`, which is made if need be (default: on a phone " +
 					"/data/local/tmp/droidtap, elsewhere the working directory)",
 			},

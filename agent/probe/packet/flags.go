@@ -14,30 +14,24 @@ import (
 	"droidtap/agent/plugin"
 )
 
-const (
-	groupCapture = "Capture"
-	groupApp     = "App filter"
-	groupInstead = "Instead of a capture"
-)
-
 // maxSnaplen is the most that tcpdump and libpcap take, in bytes.
 const maxSnaplen = 262144
 
 func flags() []cli.Flag {
 	return []cli.Flag{
-		&cli.StringSliceFlag{Name: "interface", Aliases: []string{"i"}, Category: groupCapture,
+		&cli.StringSliceFlag{Name: "interface", Aliases: []string{"i"}, Category: plugin.GroupCapture,
 			Usage: "capture on `IF[,IF]` (repeatable), a number from -D, or any: all that are up at the start", DefaultText: "any"},
-		&cli.IntFlag{Name: "snapshot-length", Aliases: []string{"s"}, Category: groupCapture,
+		&cli.IntFlag{Name: "snapshot-length", Aliases: []string{"s"}, Category: plugin.GroupCapture,
 			Usage: "capture `N` bytes of each packet; 0 means 262144", DefaultText: "262144"},
-		&cli.StringFlag{Name: "direction", Aliases: []string{"Q"}, Category: groupCapture, Value: "inout",
+		&cli.StringFlag{Name: "direction", Aliases: []string{"Q"}, Category: plugin.GroupCapture, Value: "inout",
 			Usage: "capture packets that go `in|out|inout`"},
-		&cli.StringFlag{Name: "expression-file", Aliases: []string{"F"}, Category: groupCapture,
+		&cli.StringFlag{Name: "expression-file", Aliases: []string{"F"}, Category: plugin.GroupCapture,
 			Usage: "read the expression from `FILE`; # begins a comment"},
-		&cli.StringSliceFlag{Name: "uid", Category: groupApp,
+		&cli.StringSliceFlag{Name: "uid", Category: plugin.GroupApp,
 			Usage: "capture only packets of sockets of the user ids `N[,N]` (0 is root); a packet whose owner is unknown is left out and counted"},
-		&cli.BoolFlag{Name: "list-interfaces", Aliases: []string{"D"}, Category: groupInstead,
+		&cli.BoolFlag{Name: "list-interfaces", Aliases: []string{"D"}, Category: plugin.GroupInstead,
 			Usage: "list the interfaces"},
-		&cli.BoolFlag{Name: "dump-filter", Aliases: []string{"d"}, Category: groupInstead, Count: new(int),
+		&cli.BoolFlag{Name: "dump-filter", Aliases: []string{"d"}, Category: plugin.GroupInstead, Count: new(int),
 			Usage: "print the expression's classic bpf program; -dd as C, -ddd as numbers"},
 	}
 }
