@@ -17,8 +17,9 @@ const helpHead = `agent: capture packets on a rooted Android phone, with tcpdump
     agent -i wlan0 port 443
     agent -i any --uid 10123 -w - | wireshark -k -i -
 
-Without -w the capture goes to a file whose path is in the first and in the last
-line on stderr. It ends with Ctrl-C, after which its counters are printed.
+Without -w the capture goes to a file of its own, whose path is printed on stderr
+when everything is attached, and again at the end. Ctrl-C ends it; then its
+counters are printed.
 Exit codes: 0 done, 1 failed, 2 usage, 3 not permitted, 4 the kernel lacks something.
 `
 
