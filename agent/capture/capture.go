@@ -131,12 +131,13 @@ func Run(ctx context.Context, abort <-chan struct{}, cfg Config) (sum Summary, e
 		return sum, errors.Join(err, c.detach())
 	}
 	sum.File = file.Name()
-	return sum, c.run(ctx, &sum, file, pcapng.Section{
+	err = c.run(ctx, &sum, file, pcapng.Section{
 		Hardware:    u.machine,
 		OS:          u.sysname + " " + u.release,
 		Application: cfg.Application,
 		Comment:     cfg.CommandLine,
 	})
+	return sum, err
 }
 
 // run reads and writes until the end, then detaches, drains the rings and closes
@@ -213,6 +214,7 @@ func (c *capture) unload() error {
 	return errors.Join(errs...)
 }
 
+// attach starts the sources; each describes what it captures by emit.
 func (c *capture) attach(t plugin.Target) error {
 	for i := range c.running {
 		r := &c.running[i]
@@ -224,6 +226,7 @@ func (c *capture) attach(t plugin.Target) error {
 	return nil
 }
 
+// detach takes off what attach attached, in reverse order.
 func (c *capture) detach() error {
 	var errs []error
 	for _, r := range slices.Backward(c.running) {
@@ -284,6 +287,7 @@ func (c *capture) begin() {
 	c.send(&batch{blocks: c.head})
 }
 
+// fail ends the capture.
 func (c *capture) fail(err error) {
 	select {
 	case c.failure <- err:
