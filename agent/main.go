@@ -4,16 +4,12 @@
 package main
 
 import (
-	"context"
 	"fmt"
 	"io"
 	"log/slog"
 	"math/bits"
 	"os"
-	"os/signal"
 	"strings"
-	"syscall"
-	"time"
 
 	"github.com/urfave/cli/v2"
 
@@ -99,8 +95,15 @@ func action(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
+	stdout, _ := cfg.Output.(plugin.Stdouter)
+	toStdout := stdout != nil && stdout.Stdout()
+	if toStdout && sameTerminal(os.Stdout, os.Stderr) {
+		// adb exec-out gives one raw terminal for both: not a word among the packets.
+		c.App.ErrWriter = io.Discard
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
 	slog.SetDefault(cfg.Log) // what a plugin says while it opens something
-	ctx, abort, stop := signals(c.Context)
+	ctx, abort, stop := signals(c.Context, toStdout)
 	defer stop()
 	sum, err := capture.Run(ctx, abort, cfg)
 	if sum.File == "" {
@@ -191,31 +194,6 @@ func addPlugins(c *cli.Context, cfg *capture.Config) error {
 		return plugin.Usagef("nowhere to write to: this agent has no output that the flags ask for")
 	}
 	return nil
-}
-
-// grace is what an output gets after the second signal: one that works ends within.
-const grace = time.Second
-
-// signals returns a context that the first signal ends, and a channel that is
-// closed soon after the second one: then what is on its way to the file is given up.
-func signals(parent context.Context) (ctx context.Context, abort <-chan struct{}, stop func()) {
-	ctx, cancel := context.WithCancel(parent)
-	second := make(chan struct{})
-	caught := make(chan os.Signal, 2)
-	// SIGHUP is what a capture gets when its adb shell goes away.
-	signal.Notify(caught, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT)
-	// A write to a closed pipe is an error, not the end of the process.
-	signal.Ignore(syscall.SIGPIPE)
-	go func() {
-		<-caught
-		cancel()
-		<-caught
-		time.AfterFunc(grace, func() { close(second) })
-	}()
-	return ctx, second, func() {
-		signal.Stop(caught)
-		cancel()
-	}
 }
 
 func printSummary(w io.Writer, s capture.Summary) {

@@ -97,6 +97,10 @@ type Opener interface {
 	Next(label string) (File, error)
 }
 
+// Stdouter is what an Opener may also be: it tells whether standard output is
+// what it opens, on which then nothing else may be written.
+type Stdouter interface{ Stdout() bool }
+
 // File is one destination. Name is its path, or "standard output".
 type File interface {
 	io.WriteCloser

@@ -227,8 +227,10 @@ func testClean(t *testing.T, p *phone) {
 func (p *phone) compare(t *testing.T, args []string, iface, tcpdump string, traffic func()) (got, want []packet) {
 	t.Helper()
 	// Without --immediate-mode tcpdump would lose what the kernel holds back
-	// for it when it is interrupted. -Z root: Debian's gives up root otherwise.
-	d := p.start(t, "shell", "su -c 'tcpdump -Z root --immediate-mode -U -i "+iface+" -w "+truth+" "+tcpdump+"'")
+	// for it when it is interrupted; with it, on a link that is not Ethernet,
+	// its ring has a place of snaplen bytes for each packet, and by default no
+	// more than seven. -Z root: Debian's gives up root otherwise.
+	d := p.start(t, "shell", "su -c 'tcpdump -Z root --immediate-mode -B 16384 -s 65535 -U -i "+iface+" -w "+truth+" "+tcpdump+"'")
 	d.until(t, tcpdumpLine)
 	a := p.start(t, args...)
 	path := a.until(t, readyLine)[1]
@@ -250,6 +252,9 @@ func (p *phone) compare(t *testing.T, args []string, iface, tcpdump string, traf
 	p.root(t, "pkill -INT -x tcpdump")
 	if code := d.end(t); code != 0 {
 		t.Fatalf("tcpdump's exit code is %d:\n%s", code, strings.Join(d.seen, "\n"))
+	}
+	if !slices.Contains(d.seen, "0 packets dropped by kernel") {
+		t.Fatalf("tcpdump lost packets:\n%s", strings.Join(d.seen, "\n"))
 	}
 
 	gotLink, got := read(t, p.pull(t, path))

@@ -47,8 +47,8 @@ func testReadme(t *testing.T, p *phone, binary string) {
 	}{
 		{name: "push", re: regexp.MustCompile(`^adb push build/arm64/agent `), run: readmePush},
 		{name: "live", re: regexp.MustCompile(`^adb (shell|exec-out) ".*agent .* -w - .*" \| wireshark -k -i -$`), run: readmeLive},
-		{name: "quoted", re: regexp.MustCompile(`^adb shell "su -c '[^']*agent -i wlan0 [^']*'"$`), run: readmeCapture},
-		{name: "unquoted", re: regexp.MustCompile(`^adb shell su -c [^'"]*agent -i wlan0 [^'"]*$`), run: readmeCapture},
+		{name: "quoted", re: regexp.MustCompile(`^adb shell (-t )?"su -c '[^']*agent -i wlan0 [^']*'"$`), run: readmeCapture},
+		{name: "unquoted", re: regexp.MustCompile(`^adb shell (-t )?su -c [^'"]*agent -i wlan0 [^'"]*$`), run: readmeCapture},
 		{name: "pull", re: regexp.MustCompile(`^adb pull /data/local/tmp/droidtap$`), run: readmePull},
 	}
 	for _, line := range readmeCommands(t) {
@@ -107,21 +107,35 @@ func readmePush(t *testing.T, r *readme, line string) {
 	}
 }
 
+// readmeCapture types the line at a terminal, and Ctrl-C to end it, which is to
+// reach the agent and not adb alone.
 func readmeCapture(t *testing.T, r *readme, line string) {
-	pr := start(t, r.command(line))
+	cmd := r.command("exec script -qefc \"$LINE\" /dev/null")
+	cmd.Env = append(cmd.Env, "SHELL=/bin/bash", "LINE="+line)
+	keys, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	pr := start(t, cmd)
 	path := pr.until(t, readyLine)[1]
 	r.files = append(r.files, path)
 	r.shell(t, "/lab/phone udp "+peer+":443")
-	r.root(t, "pkill -INT -x agent")
-	if code := pr.end(t); code != 0 {
-		t.Errorf("exit code %d", code)
+	if _, err := keys.Write([]byte{'C' & 0x1f}); err != nil {
+		t.Fatal(err)
 	}
+	// 130 is the word of adbd's shell, to which the ^C goes too.
+	code := pr.end(t)
 	said := strings.Join(pr.seen, "\n")
-	if m := capturedLine.FindStringSubmatch(said); m == nil || m[1] != "2" {
-		t.Errorf("not the 2 packets of an echo:\n%s", said)
+	// The terminal shows the ^C where the next line begins.
+	if code != 0 && code != 130 || !regexp.MustCompile(`(?m)^(\^C)?2 packets captured$`).MatchString(said) {
+		t.Errorf("Ctrl-C: exit code %d, want 0 or 130 and the 2 packets of an echo:\n%s", code, said)
 	}
 	if last := pr.seen[len(pr.seen)-1]; last != path {
 		t.Errorf("last line %q, want %q", last, path)
+	}
+	if out, code := r.run(t, "su -c 'pgrep -x agent'"); code != 1 {
+		t.Errorf("after Ctrl-C the agent still runs: pid %s", out)
+		r.root(t, "pkill -INT -x agent")
 	}
 }
 
@@ -143,7 +157,8 @@ func readmePull(t *testing.T, r *readme, line string) {
 	}
 }
 
-// readmeLive wants each packet at the reader while the capture goes on.
+// readmeLive wants each packet at the reader while the capture goes on, and the
+// agent's end with its reader's.
 func readmeLive(t *testing.T, r *readme, line string) {
 	pr := start(t, r.command(line))
 	echo := regexp.MustCompile(`192\.168\.49\.2 → 192\.168\.49\.1 +UDP \d+ 443 → `)
@@ -179,8 +194,11 @@ func readmeLive(t *testing.T, r *readme, line string) {
 		take()
 		return shown >= from+n
 	})
-	r.root(t, "pkill -INT -x agent")
-	if code := pr.end(t); code != 0 {
-		t.Errorf("exit code %d:\n%s", code, strings.Join(pr.seen, "\n"))
-	}
+	pr.interrupt(t)
+	pr.end(t)
+	eventually(t, "the agent ends once nobody reads", func() bool {
+		r.shell(t, "/lab/phone udp "+peer+":443")
+		_, code := r.run(t, "su -c 'pgrep -x agent'")
+		return code == 1
+	})
 }

@@ -131,7 +131,7 @@ func accept(fd int, path string, st *unix.Stat_t) error {
 	case unix.S_IFIFO:
 		return nil
 	case unix.S_IFCHR:
-		if terminal(fd) {
+		if cooked(fd) {
 			return plugin.Usagef("%s is a terminal, and a capture is not text: choose a file with -w", path)
 		}
 		return nil

@@ -82,6 +82,9 @@ func (o *opener) Next(label string) (plugin.File, error) {
 	}
 }
 
+// Stdout tells whether the output is standard output.
+func (o *opener) Stdout() bool { return o.write == "-" }
+
 // named creates or overwrites the file of -w.
 func named(path string) (plugin.File, error) {
 	parent, base := filepath.Split(path)

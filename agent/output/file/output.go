@@ -42,7 +42,7 @@ func (s *stream) Close() error {
 // standardOutput returns a duplicate of stdout, which stays open. Writing to descriptor 1 itself would kill the
 // process with SIGPIPE when the reader of a pipe goes away (package os/signal); the duplicate says EPIPE.
 func standardOutput(stdout *os.File) (plugin.File, error) {
-	if terminal(int(stdout.Fd())) {
+	if cooked(int(stdout.Fd())) {
 		return nil, plugin.Usagef("standard output is a terminal, and a capture is not text: redirect it, or use -w FILE")
 	}
 	var st unix.Stat_t
@@ -56,8 +56,9 @@ func standardOutput(stdout *os.File) (plugin.File, error) {
 	return &stream{os.NewFile(uintptr(fd), "standard output"), st.Mode&unix.S_IFMT == unix.S_IFREG}, nil
 }
 
-// terminal tells whether fd is a terminal.
-func terminal(fd int) bool {
-	_, err := unix.IoctlGetTermios(fd, unix.TCGETS)
-	return err == nil
+// cooked tells whether fd is a terminal that changes what is written to it. That of adb exec-out does not: adbd gives
+// it as a raw pipe for bytes (AOSP shell_service.cpp, StartSubprocess).
+func cooked(fd int) bool {
+	t, err := unix.IoctlGetTermios(fd, unix.TCGETS)
+	return err == nil && t.Oflag&unix.OPOST != 0
 }
