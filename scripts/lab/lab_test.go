@@ -37,8 +37,12 @@ func TestPhone(t *testing.T) {
 	if binary == "" {
 		t.Skip("DROIDTAP_AGENT does not name an arm64 agent")
 	}
-	if !filepath.IsAbs(binary) {
-		binary = filepath.Join("../..", binary) // go test runs in this directory
+	if !filepath.IsAbs(binary) { // go test runs in this directory
+		abs, err := filepath.Abs(filepath.Join("../..", binary))
+		if err != nil {
+			t.Fatal(err)
+		}
+		binary = abs
 	}
 	if _, err := os.Stat(binary); err != nil {
 		t.Fatal(err)
@@ -181,44 +185,6 @@ func testNotRoot(t *testing.T, p *phone) {
 	if code != 3 || !regexp.MustCompile(`\bsu\b`).MatchString(out) {
 		t.Errorf("exit code %d, want 3 and a line that says to use su:\n%s", code, out)
 	}
-}
-
-// testClean wants tc as it was before: after an end by SIGINT, after a run that
-// was killed and the next one, and with a stranger's qdisc and filter there.
-func testClean(t *testing.T, p *phone) {
-	tc := func(t *testing.T) string {
-		return p.root(t, "tc qdisc show dev wlan0; tc filter show dev wlan0 ingress; tc filter show dev wlan0 egress")
-	}
-	once := func(t *testing.T) {
-		got, want := p.compare(t, []string{"shell", "su -c '" + agent + " -i wlan0 port 443'"}, "wlan0", "port 443", func() { p.browse(t, peer) })
-		same(t, got, want)
-	}
-	check := func(t *testing.T) {
-		before := tc(t)
-		once(t)
-		if after := tc(t); after != before {
-			t.Errorf("after SIGINT tc shows\n%s\nbefore\n%s", after, before)
-		}
-		a := p.start(t, "shell", "su -c '"+agent+" -i wlan0 port 443'")
-		a.until(t, readyLine)
-		p.root(t, "pkill -KILL -x agent")
-		if code := a.end(t); code == 0 {
-			t.Error("exit code 0 after SIGKILL")
-		}
-		once(t)
-		if after := tc(t); after != before {
-			t.Errorf("after SIGKILL and another run tc shows\n%s\nbefore\n%s", after, before)
-		}
-	}
-	t.Run("alone", check)
-	t.Run("beside a stranger", func(t *testing.T) {
-		p.root(t, "tc qdisc add dev wlan0 clsact")
-		t.Cleanup(func() { p.root(t, "tc qdisc del dev wlan0 clsact") })
-		for _, way := range []string{"ingress", "egress"} {
-			p.root(t, "tc filter add dev wlan0 "+way+" pref 7 protocol all u32 match u32 0 0 action continue")
-		}
-		check(t)
-	})
 }
 
 // compare runs the agent (adb's args) and tcpdump (its flags and expression)

@@ -46,7 +46,7 @@ func testReadme(t *testing.T, p *phone, binary string) {
 		used bool
 	}{
 		{name: "push", re: regexp.MustCompile(`^adb push build/arm64/agent `), run: readmePush},
-		{name: "live", re: regexp.MustCompile(`^adb (shell|exec-out) ".*agent .* -w - .*" \| wireshark -k -i -$`), run: readmeLive},
+		{name: "live", re: regexp.MustCompile(`^adb (shell|exec-out) ".*agent .* -w - .*" \| wireshark -k -i -( +#.*)?$`), run: readmeLive},
 		{name: "quoted", re: regexp.MustCompile(`^adb shell (-t )?"su -c '[^']*agent -i wlan0 [^']*'"$`), run: readmeCapture},
 		{name: "unquoted", re: regexp.MustCompile(`^adb shell (-t )?su -c [^'"]*agent -i wlan0 [^'"]*$`), run: readmeCapture},
 		{name: "pull", re: regexp.MustCompile(`^adb pull /data/local/tmp/droidtap$`), run: readmePull},
