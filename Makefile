@@ -9,7 +9,7 @@ GO      ?= go
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unreleased)
 # netgo, osusergo: nothing of libc's resolver; urfave_cli_no_docs: 0.3 MB less.
 TAGS    := netgo,osusergo,urfave_cli_no_docs
-SUITES  ?= bookworm,bullseye
+SUITES  ?= bookworm,bullseye,trixie
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16

@@ -49,7 +49,7 @@ func TestPhone(t *testing.T) {
 	}
 	suites := os.Getenv("DROIDTAP_LAB_SUITES")
 	if suites == "" {
-		suites = "bookworm,bullseye"
+		suites = "bookworm,bullseye,trixie"
 	}
 	for suite := range strings.SplitSeq(suites, ",") {
 		t.Run(suite, func(t *testing.T) {
