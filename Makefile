@@ -50,10 +50,8 @@ check-bpf: ## rebuild the bpf objects elsewhere and compare them with the commit
 
 # --- the agent: static, with our own libpcap, for either architecture alike ---
 
-CC_host  := gcc
-CC_arm64 := aarch64-linux-gnu-gcc
 ENV_host  = CGO_ENABLED=1
-ENV_arm64 = CGO_ENABLED=1 GOOS=linux GOARCH=arm64 CC=$(CC_arm64)
+ENV_arm64 = CGO_ENABLED=1 GOOS=linux GOARCH=arm64 CC=aarch64-linux-gnu-gcc
 # $(call cgo,host): the environment of go for host or arm64.
 cgo = P=$$(scripts/libpcap.sh $(1)); export $(ENV_$(1)) CGO_CFLAGS="-O2 -I$$P/include" CGO_LDFLAGS="-L$$P/lib"
 

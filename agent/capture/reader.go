@@ -96,7 +96,7 @@ func (r ringBuffer) ordered() bool        { return true }
 
 type perfBuffer struct{ *perf.Reader }
 
-// next skips the kernel's notices of lost records: the program has counted them.
+// next skips the kernel's notices of lost records: countsOf finds what is missing.
 func (p perfBuffer) next(buf []byte) ([]byte, error) {
 	for {
 		rec := perf.Record{RawSample: buf}

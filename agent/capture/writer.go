@@ -51,6 +51,7 @@ func (w *writer) run(out *pcapng.Writer) {
 		case b, open := <-w.in:
 			if !open {
 				w.flush()
+				w.written.Store(out.Packets())
 				return
 			}
 			for _, block := range b.blocks {
@@ -59,11 +60,11 @@ func (w *writer) run(out *pcapng.Writer) {
 			if w.eager {
 				w.flush()
 			}
-			w.written.Store(w.out.Packets())
 			w.recycle(b)
 		case <-tick.C:
 			w.flush()
 		}
+		w.written.Store(out.Packets())
 	}
 }
 
@@ -115,7 +116,6 @@ func (w *writer) flush() {
 	if err := w.out.Flush(); err != nil {
 		w.fail(err)
 	}
-	w.written.Store(w.out.Packets())
 }
 
 // lost returns the packets that run took and that are not in the output.
@@ -123,6 +123,5 @@ func (w *writer) lost() uint64 { return w.ignored + w.packets - w.out.Packets() 
 
 func (w *writer) fail(err error) {
 	w.err = err
-	w.written.Store(w.out.Packets())
 	close(w.failed)
 }

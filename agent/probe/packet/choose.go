@@ -31,7 +31,7 @@ func choose(names []string, all []android.Interface) (chosen []android.Interface
 			every = true
 			continue
 		case !found:
-			return nil, false, plugin.Usagef("there is no interface %q: there are %s, and any", name, nameList(all))
+			return nil, false, plugin.Usagef("there is no interface %q: there are %s, and any", name, joinNames(all, ", "))
 		case ifc.Framing() == android.Unsupported:
 			return nil, false, plugin.Usagef("interface %s has link type %d, which begins neither with an Ethernet nor with an IP header: it cannot be captured on",
 				ifc.Name, ifc.Type)
@@ -72,12 +72,12 @@ func unnumber(name string, all []android.Interface) string {
 	return name
 }
 
-func nameList(all []android.Interface) string {
-	names := make([]string, len(all))
-	for i, ifc := range all {
+func joinNames(of []android.Interface, separator string) string {
+	names := make([]string, len(of))
+	for i, ifc := range of {
 		names[i] = ifc.Name
 	}
-	return strings.Join(names, ", ")
+	return strings.Join(names, separator)
 }
 
 // sameNamespace tells whether the kernel knows these interfaces under the same

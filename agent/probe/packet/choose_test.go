@@ -24,13 +24,7 @@ var phone = []android.Interface{
 	{Index: 4, Name: "can0", Type: 280, Up: true, Running: true},
 }
 
-func names(of []android.Interface) string {
-	var n []string
-	for _, ifc := range of {
-		n = append(n, ifc.Name)
-	}
-	return strings.Join(n, " ")
-}
+func names(of []android.Interface) string { return joinNames(of, " ") }
 
 func TestChoose(t *testing.T) {
 	for _, tc := range []struct {

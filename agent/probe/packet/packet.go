@@ -10,7 +10,6 @@ import (
 	"io"
 	"os"
 	"slices"
-	"strings"
 
 	"github.com/cilium/ebpf"
 	"github.com/urfave/cli/v2"
@@ -74,11 +73,7 @@ func (s *source) Label() string {
 	if s.any {
 		return "any"
 	}
-	names := make([]string, len(s.chosen))
-	for i, ifc := range s.chosen {
-		names[i] = ifc.Name
-	}
-	return strings.Join(names, "+")
+	return joinNames(s.chosen, "+")
 }
 
 // linkTypes says how packets of a framing are written. Their program handles
@@ -109,10 +104,7 @@ func (s *source) Prepare(spec *ebpf.CollectionSpec, t plugin.Target) error {
 			delete(spec.Programs, name)
 		}
 	}
-	for framing, f := range s.filters {
-		if !slices.Contains(framings(s.chosen), framing) {
-			continue
-		}
+	for _, f := range s.filters { // each has an interface: see compiled.usable
 		if err := f.Inject(spec); err != nil {
 			return err
 		}
