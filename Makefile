@@ -9,6 +9,7 @@ GO      ?= go
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unreleased)
 # netgo, osusergo: nothing of libc's resolver; urfave_cli_no_docs: 0.3 MB less.
 TAGS    := netgo,osusergo,urfave_cli_no_docs
+LDFLAGS := -s -w -linkmode external -extldflags -static
 SUITES  ?= bookworm,bullseye,trixie
 
 help: ## list the targets
@@ -58,7 +59,7 @@ cgo = P=$$(scripts/libpcap.sh $(1)); export $(ENV_$(1)) CGO_CFLAGS="-O2 -I$$P/in
 agent: build/arm64/agent ## build the agent for phones: build/arm64/agent
 agent-host: build/host/agent ## build the agent for this machine: build/host/agent
 build/%/agent: FORCE
-	@$(call cgo,$*); $(GO) build -tags $(TAGS) -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o $@ ./agent
+	@$(call cgo,$*); $(GO) build -tags $(TAGS) -trimpath -ldflags '$(LDFLAGS) -X main.version=$(VERSION)' -o $@ ./agent
 	@ls -l $@ | awk '{print $$NF ": " $$5 " bytes"}'
 .PHONY: agent agent-host FORCE
 

@@ -201,6 +201,9 @@ func printSummary(w io.Writer, s capture.Summary) {
 	fmt.Fprintf(w, "%d packets received by filter\n", s.Received)
 	fmt.Fprintf(w, "%d packets dropped by kernel\n", s.Dropped)
 	fmt.Fprintf(w, "%d packets dropped by agent, %d unattributed\n", s.Ignored, s.Unattributed)
+	if s.Refused > 0 {
+		fmt.Fprintf(w, "%d packets left out by the filter in the agent, behind the kernel\n", s.Refused)
+	}
 	fmt.Fprintln(w, s.File)
 }
 

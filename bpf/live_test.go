@@ -18,6 +18,7 @@ import (
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 
+	"droidtap/agent/filter"
 	"droidtap/agent/pcapng"
 )
 
@@ -218,7 +219,7 @@ func TestFilterOfLongPacket(t *testing.T) {
 					s.enter(t)
 					o := start(t, name, config{
 						settings: settings{Snaplen: 64, Directions: both},
-						edit:     func(spec *ebpf.CollectionSpec) { inject(t, spec, c.expr, pcapng.Ethernet) },
+						edit:     func(spec *ebpf.CollectionSpec) { inject(t, spec, c.expr, pcapng.Ethernet, filter.Hybrid) },
 					})
 					o.attach(t, p.name, p.direction)
 					l.pass(t, frame(size))

@@ -4,6 +4,7 @@ package bpf_test
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 
 	"github.com/cilium/ebpf"
@@ -30,27 +31,29 @@ func TestStub(t *testing.T) {
 			{"by the last byte", lastByte("ether"), lastByte("ip"), func(n int) bool { return n > 511 }},
 			{"each stub has its own filter", "greater 100", "less 99", nil},
 		} {
-			t.Run(c.rule, func(t *testing.T) {
-				o := start(t, name, config{settings: settings{Snaplen: 64, Directions: both}, edit: func(spec *ebpf.CollectionSpec) {
-					inject(t, spec, c.l2, pcapng.Ethernet)
-					inject(t, spec, c.l3, pcapng.Raw)
-				}})
-				for _, p := range programs {
-					for _, n := range []int{60, 99, 100, 101, 511, 512, 513, maxRun} {
-						taken := c.taken
-						if taken == nil {
-							l2 := p.name[:2] == "l2"
-							taken = func(n int) bool { return l2 == (n >= 100) }
-						}
-						t.Run(fmt.Sprintf("%s of %d bytes", p.name, n), func(t *testing.T) {
-							o.run(t, p.name, loopback, ipVersion4(frame(n), p.name))
-							if got := len(o.records(t)) == 1; got != taken(n) {
-								t.Errorf("taken is %v", got)
+			for _, form := range []filter.Form{filter.Hybrid, filter.LoadBytes} {
+				t.Run(fmt.Sprintf("%v: %s", form, c.rule), func(t *testing.T) {
+					o := start(t, name, config{settings: settings{Snaplen: 64, Directions: both}, edit: func(spec *ebpf.CollectionSpec) {
+						inject(t, spec, c.l2, pcapng.Ethernet, form)
+						inject(t, spec, c.l3, pcapng.Raw, form)
+					}})
+					for _, p := range programs {
+						for _, n := range []int{60, 99, 100, 101, 511, 512, 513, maxRun} {
+							taken := c.taken
+							if taken == nil {
+								l2 := p.name[:2] == "l2"
+								taken = func(n int) bool { return l2 == (n >= 100) }
 							}
-						})
+							t.Run(fmt.Sprintf("%s of %d bytes", p.name, n), func(t *testing.T) {
+								o.run(t, p.name, loopback, ipVersion4(frame(n), p.name))
+								if got := len(o.records(t)) == 1; got != taken(n) {
+									t.Errorf("taken is %v", got)
+								}
+							})
+						}
 					}
-				}
-			})
+				})
+			}
 		}
 	})
 }
@@ -68,13 +71,18 @@ func ipVersion4(packet []byte, program string) []byte {
 	return packet
 }
 
-func inject(t *testing.T, spec *ebpf.CollectionSpec, expr string, l pcapng.LinkType) {
+func inject(t *testing.T, spec *ebpf.CollectionSpec, expr string, l pcapng.LinkType, form filter.Form) {
 	t.Helper()
-	f, err := filter.Compile(t.Context(), expr, l)
+	f, err := filter.Compile(t.Context(), expr, l, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := f.Inject(spec); err != nil {
-		t.Fatal(err)
+	for name, p := range spec.Programs {
+		if strings.HasPrefix(name, "l2") != (l == pcapng.Ethernet) {
+			continue
+		}
+		if err := f.Inject(p, filter.How{Form: form, Egress: strings.HasSuffix(name, "egress")}); err != nil {
+			t.Fatal(err)
+		}
 	}
 }

@@ -28,7 +28,9 @@ build() {
             --without-dpdk --disable-shared
         make -s -j"$(nproc)" libpcap.a
         mkdir -p "$tmp/include" "$tmp/lib"
-        cp -r pcap.h pcap-bpf.h pcap-namedb.h pcap "$tmp/include/"
+        # The inner headers: the one way to compile as a live capture does without one. See
+        # agent/filter/compile_cgo.go.
+        cp -r pcap.h pcap-bpf.h pcap-namedb.h pcap pcap-int.h varattrs.h fmtutils.h portability.h "$tmp/include/"
         cp libpcap.a "$tmp/lib/"
     )
     rm -r "$tmp/libpcap-$version" "$tmp/orig.tar.gz"

@@ -43,6 +43,7 @@ type Config struct {
 	Unbuffered  bool   // each packet is written at once
 	Log         *slog.Logger
 	Ready       func(file string) // called when everything is attached
+	Control     *Control          // of this capture; nil: nobody changes it while it runs
 }
 
 // Summary is what became of the packets. One that was received is captured,
@@ -81,6 +82,7 @@ type capture struct {
 type running struct {
 	Probe
 	coll     *ebpf.Collection
+	variant  plan.Variant
 	ring     ring
 	attached io.Closer
 	tally    tally // of its reader, once that has ended
@@ -131,7 +133,7 @@ func Run(ctx context.Context, abort <-chan struct{}, cfg Config) (sum Summary, e
 		return sum, errors.Join(err, c.detach())
 	}
 	sum.File = file.Name()
-	err = c.run(ctx, &sum, file, pcapng.Section{
+	err = c.run(ctx, target, &sum, file, pcapng.Section{
 		Hardware:    u.machine,
 		OS:          u.sysname + " " + u.release,
 		Application: cfg.Application,
@@ -142,7 +144,7 @@ func Run(ctx context.Context, abort <-chan struct{}, cfg Config) (sum Summary, e
 
 // run reads and writes until the end, then detaches, drains the rings and closes
 // the file. It fills in sum.
-func (c *capture) run(ctx context.Context, sum *Summary, file plugin.File, head pcapng.Section) error {
+func (c *capture) run(ctx context.Context, t plugin.Target, sum *Summary, file plugin.File, head pcapng.Section) error {
 	written := make(chan struct{})
 	var closeErr error
 	go func() {
@@ -154,6 +156,7 @@ func (c *capture) run(ctx context.Context, sum *Summary, file plugin.File, head 
 	for i := range c.running {
 		c.readers.Go(func() { c.read(&c.running[i]) })
 	}
+	c.Control.begin(c, t)
 	c.Ready(sum.File)
 	var err error
 	select {
@@ -162,6 +165,7 @@ func (c *capture) run(ctx context.Context, sum *Summary, file plugin.File, head 
 	case <-c.writer.failed:
 	case err = <-c.failure:
 	}
+	c.Control.end()
 	err = errors.Join(err, c.detach(), c.drain(), c.statistics())
 	close(c.writer.in)
 	sum.Counts = c.counts
@@ -188,11 +192,11 @@ func (c *capture) run(ctx context.Context, sum *Summary, file plugin.File, head 
 // load loads the objects of every source and opens their rings.
 func (c *capture) load(t plugin.Target) error {
 	for _, p := range c.Probes {
-		coll, err := load(p, t, c.Buffer)
+		coll, variant, err := load(p, t, c.Buffer)
 		if err != nil {
 			return err
 		}
-		c.running = append(c.running, running{Probe: p, coll: coll})
+		c.running = append(c.running, running{Probe: p, coll: coll, variant: variant})
 		r, err := openRing(coll.Maps[events], c.Buffer, t.Wakeup)
 		if err != nil {
 			return fmt.Errorf("probe %s: %w", p.Name, err)

@@ -23,30 +23,53 @@ var ErrKernel = errors.New("this kernel cannot run the capture")
 // events is the map of every probe's object through which records come.
 const events = "events"
 
+// settings is the map of a program's own, if it is no data section: others are shared with the programs that
+// take its place.
+const settings = "settings"
+
 // load loads a probe's object in the first variant that the kernel takes.
-func load(probe Probe, t plugin.Target, buffer int) (*ebpf.Collection, error) {
+func load(probe Probe, t plugin.Target, buffer int) (*ebpf.Collection, plan.Variant, error) {
 	var errs []error
 	for _, variant := range t.Plan.Variants {
-		coll, err := loadVariant(probe, variant, t, buffer)
+		coll, err := loadVariant(probe.Name, probe.Source, variant, t, buffer, nil)
 		if err == nil {
 			t.Log.Info("loaded", "probe", probe.Name, "object", variant)
-			return coll, nil
+			return coll, variant, nil
 		}
 		if plugin.IsUsage(err) {
-			return nil, err
+			return nil, "", err
 		}
-		err = fmt.Errorf("load object %s of probe %s: %w", variant, probe.Name, err)
 		if errors.Is(err, os.ErrPermission) && !verifier(err) {
-			return nil, err
+			return nil, "", err
 		}
 		t.Log.Info("next variant", "because", err)
 		errs = append(errs, err)
 	}
-	return nil, fmt.Errorf("%w: %w", ErrKernel, errors.Join(errs...))
+	return nil, "", fmt.Errorf("%w: %w", ErrKernel, errors.Join(errs...))
 }
 
-func loadVariant(probe Probe, variant plan.Variant, t plugin.Target, buffer int) (*ebpf.Collection, error) {
-	spec, err := bpf.Open(probe.Name, string(variant))
+// loadVariant loads a variant of a probe's object, with smaller programs as long as the kernel refuses them. shared
+// are maps to use in place of new ones.
+func loadVariant(name string, p plugin.Preparer, variant plan.Variant, t plugin.Target, buffer int, shared map[string]*ebpf.Map) (*ebpf.Collection, error) {
+	var refused error
+	for t.Attempt = 0; ; t.Attempt++ {
+		coll, err := try(name, p, variant, t, buffer, shared)
+		switch {
+		case err == nil:
+			return coll, nil
+		case errors.Is(err, plugin.ErrSmallest) && refused != nil:
+			err = refused
+			fallthrough
+		case !tooMuch(err):
+			return nil, fmt.Errorf("load object %s of probe %s: %w", variant, name, err)
+		}
+		t.Log.Info("the kernel refuses the program, next comes a smaller one", "because", err)
+		refused = err
+	}
+}
+
+func try(name string, p plugin.Preparer, variant plan.Variant, t plugin.Target, buffer int, shared map[string]*ebpf.Map) (*ebpf.Collection, error) {
+	spec, err := bpf.Open(name, string(variant))
 	if err != nil {
 		return nil, err
 	}
@@ -56,23 +79,16 @@ func loadVariant(probe Probe, variant plan.Variant, t plugin.Target, buffer int)
 	if m := spec.Maps[events]; m.Type == ebpf.RingBuf {
 		m.MaxEntries = uint32(buffer)
 	}
-	if err := probe.Source.Prepare(spec, t); err != nil {
-		return nil, usageIfFilter(err)
+	if err := p.Prepare(spec, t); err != nil {
+		return nil, err
 	}
-	coll, err := ebpf.NewCollection(spec)
-	if errors.Is(err, unix.E2BIG) {
-		// Before 5.2 a program has at most 4,096 instructions, and the log is empty.
-		err = usageIfFilter(fmt.Errorf("%w for this kernel, give a shorter expression: %w", filter.ErrTooLarge, err))
-	}
-	return coll, err
+	return ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: shared})
 }
 
-// usageIfFilter makes a usage error of one that a shorter or simpler expression cures.
-func usageIfFilter(err error) error {
-	if errors.Is(err, filter.ErrTooLarge) || errors.Is(err, filter.ErrUnsupported) {
-		return plugin.Usagef("%w", err)
-	}
-	return err
+// tooMuch tells whether a smaller program might do. Before 5.2 one has at most 4,096 instructions, and a longer one
+// is E2BIG with an empty log; EFAULT is a program with too many branches.
+func tooMuch(err error) bool {
+	return verifier(err) || errors.Is(err, filter.ErrTooLarge) || errors.Is(err, unix.E2BIG) || errors.Is(err, unix.EFAULT)
 }
 
 // verifier tells whether err is the verifier's answer: it says EACCES and EPERM of

@@ -26,6 +26,7 @@ func (c *capture) statistics() error {
 			errs = append(errs, err, r.err)
 		}
 		c.counts.Received += counts.Received
+		c.counts.Refused += counts.Refused
 		c.counts.Dropped += counts.Dropped
 		c.counts.Unattributed += counts.Unattributed
 		for _, s := range counts.Interfaces {
@@ -51,6 +52,7 @@ func (c *capture) countsOf(r running) (plugin.Counts, error) {
 	if r.tally.records < counts.Received {
 		counts.Dropped = max(counts.Dropped, counts.Received-r.tally.records)
 	}
+	counts.Received -= counts.Refused
 	if len(counts.Interfaces) == 1 {
 		counts.Interfaces[0].Dropped = counts.Dropped
 	}

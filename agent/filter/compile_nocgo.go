@@ -21,9 +21,9 @@ func image(in bpf.RawInstruction, n int) string {
 }
 
 // A program that cannot compile filters must not take that for "no filter".
-func compile(expr string, _ pcapng.LinkType) ([]bpf.Instruction, error) {
+func compile(expr string, _ pcapng.LinkType, _ uint32, _ bool) ([]bpf.RawInstruction, error) {
 	if expr == "" {
-		return nil, nil
+		return []bpf.RawInstruction{{Op: opReturn, K: maxSnaplen}}, nil
 	}
 	return nil, errors.New("this agent was built without libpcap (CGO_ENABLED=0) and takes no filter")
 }

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"droidtap/agent/filter"
 	"droidtap/agent/pcapng"
 )
 
@@ -27,6 +28,9 @@ func expressions(t *testing.T, file string) []string {
 	}
 	return all
 }
+
+// forms are those that decide in the kernel.
+var forms = []filter.Form{filter.Hybrid, filter.LoadBytes}
 
 // wire is what one link type's filters are compared over.
 type wire struct {
@@ -54,7 +58,13 @@ func newWire(l pcapng.LinkType) *wire {
 // compare holds the injected filter against tcpdump, packet by packet.
 func (w *wire) compare(t *testing.T, expr string) {
 	want := tcpdumpVerdicts(t, w.file, len(w.packets), expr)
-	p := compiled(t, w.linkType, expr)
+	for _, form := range forms {
+		w.compareForm(t, expr, form, want)
+	}
+}
+
+func (w *wire) compareForm(t *testing.T, expr string, form filter.Form, want []bool) {
+	p := compiled(t, w.linkType, expr, filter.How{Form: form})
 	accepted, notRun := 0, 0
 	for i, packet := range w.packets {
 		got, ok := kernelVerdict(t, p, packet)
@@ -63,7 +73,7 @@ func (w *wire) compare(t *testing.T, expr string) {
 			continue
 		}
 		if got != want[i] {
-			t.Errorf("packet %d: accepted is %v, and tcpdump says %v: %x", i, got, want[i], packet)
+			t.Errorf("form %v, packet %d: accepted is %v, and tcpdump says %v: %x", form, i, got, want[i], packet)
 		}
 		if got {
 			accepted++

@@ -45,14 +45,17 @@ func functions(insns asm.Instructions) map[string]string {
 	return all
 }
 
-func inject(t *testing.T, spec *ebpf.CollectionSpec, expr string, l pcapng.LinkType) {
+// inject puts expr into every program that is for the link type.
+func inject(t *testing.T, spec *ebpf.CollectionSpec, expr string, l pcapng.LinkType, form filter.Form) {
 	t.Helper()
-	f, err := filter.Compile(t.Context(), expr, l)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := f.Inject(spec); err != nil {
-		t.Fatal(err)
+	f := compile(t, expr, l)
+	for name, p := range spec.Programs {
+		if strings.HasPrefix(name, "l2") != (l == pcapng.Ethernet) {
+			continue
+		}
+		if err := f.Inject(p, filter.How{Form: form, Egress: strings.HasSuffix(name, "egress")}); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 
@@ -61,7 +64,7 @@ func TestInjectChangesTheStubOnly(t *testing.T) {
 		for l, stub := range stubOf {
 			t.Run(name+" "+stub, func(t *testing.T) {
 				before, after := open(t, name), open(t, name)
-				inject(t, after, "tcp port 443", l)
+				inject(t, after, "tcp port 443", l, filter.Hybrid)
 				changed := 0
 				for program, p := range before.Programs {
 					was, is := functions(p.Instructions), functions(after.Programs[program].Instructions)
@@ -94,32 +97,13 @@ func body(function string) string {
 	return strings.TrimLeft(code, "\t ")
 }
 
-func TestEmptyFilterChangesNothing(t *testing.T) {
-	for _, name := range bpf.Names() {
-		for l := range stubOf {
-			t.Run(fmt.Sprintf("%s link type %d", name, l), func(t *testing.T) {
-				before, after := open(t, name), open(t, name)
-				inject(t, after, "", l)
-				for program, p := range before.Programs {
-					if diff := cmp.Diff(functions(p.Instructions), functions(after.Programs[program].Instructions)); diff != "" {
-						t.Errorf("program %s: %s", program, diff)
-					}
-				}
-			})
-		}
-	}
-}
-
-func TestSpecWithoutStub(t *testing.T) {
-	f, err := filter.Compile(t.Context(), "tcp", pcapng.Ethernet)
-	if err != nil {
-		t.Fatal(err)
-	}
-	spec := &ebpf.CollectionSpec{Programs: map[string]*ebpf.ProgramSpec{"other": {
+func TestProgramWithoutStub(t *testing.T) {
+	other := &ebpf.ProgramSpec{
+		Name:         "other",
 		Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, 0).WithSymbol("other"), asm.Return()},
-	}}}
-	const want = "inject filter: no program has a function filter_pcap_l2"
-	if err := f.Inject(spec); err == nil || err.Error() != want {
+	}
+	const want = "inject filter: program other has no function filter_pcap_l2"
+	if err := compile(t, "tcp", pcapng.Ethernet).Inject(other, filter.How{}); err == nil || err.Error() != want {
 		t.Errorf("error is %v, want %s", err, want)
 	}
 }
@@ -180,11 +164,15 @@ func TestRealProgramsAgreeWithTcpdump(t *testing.T) {
 		} {
 			want := tcpdumpVerdicts(t, w.file, len(w.packets), expr)
 			for _, object := range bpf.Names() {
-				spec := open(t, object)
-				inject(t, spec, expr, l)
-				coll := loadPacket(t, spec)
-				for _, name := range names {
-					t.Run(object+" "+name+" "+expr, func(t *testing.T) { w.compareCounted(t, coll, name, want) })
+				for _, form := range forms {
+					spec := open(t, object)
+					inject(t, spec, expr, l, form)
+					coll := loadPacket(t, spec)
+					for _, name := range names {
+						t.Run(fmt.Sprintf("%s %s %v %s", object, name, form, expr), func(t *testing.T) {
+							w.compareCounted(t, coll, name, want)
+						})
+					}
 				}
 			}
 		}

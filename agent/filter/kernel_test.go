@@ -65,8 +65,9 @@ func stub(t *testing.T, name string) asm.Instructions {
 
 const (
 	verdictRefused = 2 // the kernel did not cut the packet down
-	ctxLen         = 0 // offsets into struct __sk_buff
-	ctxMark        = 8
+	ctxMark        = 8 // offsets into struct __sk_buff
+	ctxData        = 76
+	ctxDataEnd     = 80
 )
 
 // verdictSpec is a program that returns a stub's verdict on the packet. A mark
@@ -86,8 +87,8 @@ func verdictSpec(t *testing.T, l pcapng.LinkType) *ebpf.CollectionSpec {
 		asm.Mov.Reg(asm.R1, asm.R6).WithSymbol("run"),
 		asm.Mov.Reg(asm.R2, asm.R6),
 		asm.Mov.Reg(asm.R3, asm.R6),
-		asm.Mov.Imm(asm.R4, 0),
-		asm.LoadMem(asm.R5, asm.R6, ctxLen, asm.Word),
+		asm.LoadMem(asm.R4, asm.R6, ctxData, asm.Word),
+		asm.LoadMem(asm.R5, asm.R6, ctxDataEnd, asm.Word),
 		asm.Call.Label(stubOf[l]),
 		asm.Return(),
 	}
@@ -110,15 +111,21 @@ func load(t *testing.T, spec *ebpf.CollectionSpec) *ebpf.Program {
 	return coll.Programs["verdict"]
 }
 
-// compiled is a program with the filter in the stub of the link type.
-func compiled(t *testing.T, l pcapng.LinkType, expr string) *ebpf.Program {
+// compile compiles what has to compile.
+func compile(t *testing.T, expr string, l pcapng.LinkType) filter.Filter {
 	t.Helper()
-	f, err := filter.Compile(t.Context(), expr, l)
+	f, err := filter.Compile(t.Context(), expr, l, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
+	return f
+}
+
+// compiled is a program with the filter in the stub of the link type.
+func compiled(t *testing.T, l pcapng.LinkType, expr string, how filter.How) *ebpf.Program {
+	t.Helper()
 	spec := verdictSpec(t, l)
-	if err := f.Inject(spec); err != nil {
+	if err := compile(t, expr, l).Inject(spec.Programs["verdict"], how); err != nil {
 		t.Fatal(err)
 	}
 	return load(t, spec)

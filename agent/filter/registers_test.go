@@ -77,7 +77,7 @@ func TestRegistersAndScratchMemory(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			p := withStub(t, c.program)
+			hybrid, loadBytes := withStub(t, c.program, Hybrid), withStub(t, c.program, LoadBytes)
 			for n := 14; n <= 64; n++ {
 				packet := make([]byte, n)
 				for i := range packet {
@@ -90,12 +90,14 @@ func TestRegistersAndScratchMemory(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				got, err := p.Run(&ebpf.RunOptions{Data: packet})
-				if err != nil {
-					t.Fatal(err)
-				}
-				if (got == 1) != (want > 0) {
-					t.Errorf("verdict on %d bytes is %d, want that of %d", n, got, want)
+				for form, p := range []*ebpf.Program{hybrid, loadBytes} {
+					got, err := p.Run(&ebpf.RunOptions{Data: packet})
+					if err != nil {
+						t.Fatal(err)
+					}
+					if (got == 1) != (want > 0) {
+						t.Errorf("verdict of form %v on %d bytes is %d, want that of %d", Form(form), n, got, want)
+					}
 				}
 			}
 		})
@@ -103,15 +105,15 @@ func TestRegistersAndScratchMemory(t *testing.T) {
 }
 
 // withStub loads a program that returns the verdict of cbpf, put into a stub that is as short as can be.
-func withStub(t *testing.T, cbpf []bpf.Instruction) *ebpf.Program {
+func withStub(t *testing.T, cbpf []bpf.Instruction, form Form) *ebpf.Program {
 	t.Helper()
 	stub := stubs[pcapng.Ethernet]
 	spec := &ebpf.CollectionSpec{Programs: map[string]*ebpf.ProgramSpec{"verdict": {
 		Type:    ebpf.SchedCLS,
 		License: "GPL",
 		Instructions: asm.Instructions{
-			asm.Mov.Imm(asm.R4, 0).WithSymbol("verdict"),
-			asm.LoadMem(asm.R5, asm.R1, 0, asm.Word),
+			asm.LoadMem(asm.R4, asm.R1, 76, asm.Word).WithSymbol("verdict"),
+			asm.LoadMem(asm.R5, asm.R1, 80, asm.Word),
 			asm.Call.Label(stub),
 			asm.Return(),
 			asm.Mov.Imm(asm.R0, 1).WithSymbol(stub),
@@ -120,11 +122,16 @@ func withStub(t *testing.T, cbpf []bpf.Instruction) *ebpf.Program {
 			asm.Return().WithSymbol("out"),
 		},
 	}}}
-	code, err := translate(cbpf, stub)
+	raw, err := bpf.Assemble(cbpf)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := (Filter{linkType: pcapng.Ethernet, cbpf: cbpf, code: code}).Inject(spec); err != nil {
+	p, err := parse(raw)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := Filter{linkType: pcapng.Ethernet, program: p}
+	if err := f.Inject(spec.Programs["verdict"], How{Form: form}); err != nil {
 		t.Fatal(err)
 	}
 	coll, err := ebpf.NewCollection(spec)

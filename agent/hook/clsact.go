@@ -153,6 +153,25 @@ func add(ifc android.Interface, dir Direction, prog *ebpf.Program, me owner, ref
 	return f, nil
 }
 
+// Update replaces the program of the filter at its place, which the kernel does under RCU (net/sched/cls_bpf.c
+// cls_bpf_change: list_replace_rcu). The error wraps ErrLost where the
+// filter is not there any more; where the interface is gone there is none.
+func (f *Filter) Update(prog *ebpf.Program) error {
+	there, err := f.attached()
+	if err == nil && !there {
+		err = f.lost()
+	}
+	if err == nil && there {
+		bpf := f.bpf()
+		bpf.Fd, bpf.Name, bpf.DirectAction = prog.FD(), f.name, true
+		err = netlink.FilterReplace(bpf)
+	}
+	if err != nil {
+		return fmt.Errorf("update clsact %s of %s: %w", f.dir, f.ifc.Name, err)
+	}
+	return nil
+}
+
 // ours says whether a process of ours created the clsact of an interface: then a filter of ours that hangs in it says
 // so, and whichever of them is closed last deletes it.
 func ours(ifindex int) (bool, error) {

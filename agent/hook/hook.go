@@ -42,6 +42,9 @@ var ErrNoClsact = errors.New("no clsact qdisc may be created")
 // Attachment is a program at its place, until it is closed.
 type Attachment interface {
 	io.Closer
+	// Update puts another program in the place of the one that runs. Each packet is
+	// seen by the one or by the other.
+	Update(*ebpf.Program) error
 	// Warning says why the program may not see every packet, or is "".
 	Warning() string
 }
@@ -77,6 +80,14 @@ type Link struct {
 
 // Warning says why the program may not see every packet, or is "".
 func (l *Link) Warning() string { return l.warning }
+
+// Update replaces the program, if the interface is still there. Close does the rest.
+func (l *Link) Update(prog *ebpf.Program) error {
+	if err := l.Link.Update(prog); err != nil && !errors.Is(err, unix.ENOLINK) {
+		return fmt.Errorf("update tcx program: %w", err)
+	}
+	return nil
+}
 
 // attachType returns what BPF calls the direction.
 func (d Direction) attachType() ebpf.AttachType {

@@ -9,6 +9,7 @@ package plugin
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -48,14 +49,40 @@ type Probe struct {
 // Source is a probe configured for one capture. Its methods are called in the
 // order in which they stand; Decode is called from one goroutine only.
 type Source interface {
-	// Prepare adjusts the spec before it is loaded: settings, map sizes,
-	// programs and filters. spec belongs to the plan's variant.
-	Prepare(spec *ebpf.CollectionSpec, t Target) error
+	Preparer
 	// Attach starts the flow of events. Close detaches all that was attached.
 	Attach(coll *ebpf.Collection, t Target) (io.Closer, error)
 	// Decode makes a block of one record. It owns raw until the block has been
 	// written. A nil block is one that the source keeps to itself.
 	Decode(raw []byte) (pcapng.Block, error)
+}
+
+// Preparer makes programs ready for the kernel.
+type Preparer interface {
+	// Prepare adjusts the spec before it is loaded: settings, map sizes, programs
+	// and filters. spec belongs to the plan's variant. It is called again with the
+	// next Target.Attempt where the kernel refuses the programs.
+	Prepare(spec *ebpf.CollectionSpec, t Target) error
+}
+
+// ErrSmallest is what Prepare returns when there is nothing smaller than what the
+// kernel has refused.
+var ErrSmallest = errors.New("no smaller program is possible")
+
+// Refilterer is what a Source may also be: its filter can be replaced while it runs.
+type Refilterer interface {
+	// Refilter makes the change, without touching the kernel. An error in expr is
+	// a usage error.
+	Refilter(ctx context.Context, expr string) (Change, error)
+}
+
+// Change is a filter that is to take the place of one that runs. Its programs are
+// prepared and loaded beside those that run, with their maps.
+type Change interface {
+	Preparer
+	// Commit puts the programs in the place of those that run, and then tells the
+	// reader of the file by emit. After an error all is as it was.
+	Commit(coll *ebpf.Collection, emit func(pcapng.Block)) error
 }
 
 // Counter is what a Source may also be: it reports what its programs counted
@@ -67,6 +94,7 @@ type Counter interface {
 // Counts are the totals of one source, in packets.
 type Counts struct {
 	Received     uint64              // matched the filter (and the owner, if one was asked for): one record each
+	Refused      uint64              // of those received: left out by the filter behind the kernel
 	Dropped      uint64              // matched, but could not be handed to the agent
 	Unattributed uint64              // left out: an owner was asked for and theirs is unknown
 	Interfaces   []pcapng.Statistics // one for each interface, Time left to the caller
@@ -77,6 +105,9 @@ type Target struct {
 	Plan   plan.Plan
 	Log    *slog.Logger
 	Wakeup int // bytes that may wait in the ring before its reader is woken
+	// Attempt counts how often the kernel has refused the programs of this variant:
+	// Prepare is to make them smaller each time.
+	Attempt int
 	// Emit hands a block that is no record (an interface description, say) to
 	// the writer. It may be called from any goroutine until the source is closed.
 	Emit func(pcapng.Block)

@@ -72,9 +72,10 @@ static __always_inline const volatile struct settings *setting(void)
 /*
  * Stubs into which a filter is injected by name, one for packets that begin
  * with an Ethernet header and one for those that begin with the IP header. The
- * signature and the body are the ABI of the injected code: it runs first, puts
- * its verdict into r4 and zeroes r1, r2, r3 and r5, and then the body runs. See
- * agent/filter. Without a filter the body accepts every packet that has bytes.
+ * signature and the body are the ABI of the injected code: it runs first, with
+ * the context in r1 and the linear head's bounds in r4 and r5, puts its verdict
+ * into r4 and zeroes r1, r2, r3 and r5, and then the body runs. See
+ * agent/filter. Without a filter the body accepts every packet that has a head.
  */
 #define FILTER_STUB(name)                                                                          \
 	static __noinline bool name(void *_skb, void *__skb, void *___skb, void *data,             \
@@ -86,18 +87,8 @@ static __always_inline const volatile struct settings *setting(void)
 FILTER_STUB(filter_pcap_l2)
 FILTER_STUB(filter_pcap_l3)
 
-/*
- * Packet bounds are handed over as offsets, since the bytes are read by
- * bpf_skb_load_bytes: pointers would hide what lies outside the linear head.
- * The values are hidden from clang, which otherwise drops an argument that is a
- * constant 0 and moves the others to other registers.
- */
 #define RUN_FILTER(name, skb)                                                                      \
-	({                                                                                         \
-		__u64 start = 0, end = (skb)->len;                                                 \
-		asm volatile("" : "+r"(start), "+r"(end));                                         \
-		name(skb, skb, skb, (void *)start, (void *)end);                                   \
-	})
+	name(skb, skb, skb, (void *)(long)(skb)->data, (void *)(long)(skb)->data_end)
 
 #ifdef HAVE_RINGBUF
 #define MAX_CAPLEN 262144

@@ -3,17 +3,11 @@
 package packet
 
 import (
-	"context"
-	"errors"
-	"fmt"
-	"slices"
 	"strconv"
 	"strings"
 
 	"github.com/vishvananda/netlink"
 
-	"droidtap/agent/filter"
-	"droidtap/agent/pcapng"
 	"droidtap/agent/plugin"
 	"droidtap/android"
 )
@@ -91,76 +85,4 @@ func sameNamespace(chosen []android.Interface) error {
 		}
 	}
 	return plugin.Usagef("the interfaces in /sys are those of another network namespace: use ip netns exec, which mounts the right /sys")
-}
-
-// framings returns the framings of interfaces, each once.
-func framings(of []android.Interface) []android.Framing {
-	var out []android.Framing
-	for _, ifc := range of {
-		if f := ifc.Framing(); !slices.Contains(out, f) {
-			out = append(out, f)
-		}
-	}
-	return out
-}
-
-// compiled is an expression compiled for each framing; for some it may be impossible.
-type compiled struct {
-	filters map[android.Framing]filter.Filter
-	errs    map[android.Framing]error
-}
-
-// compileFor compiles expr for each framing. Its error is a usage error: the
-// expression is wrong on every interface.
-func compileFor(ctx context.Context, expr string, of []android.Framing) (compiled, error) {
-	c := compiled{map[android.Framing]filter.Filter{}, map[android.Framing]error{}}
-	for _, framing := range of {
-		f, err := filter.Compile(ctx, expr, linkTypes[framing])
-		if err != nil {
-			c.errs[framing] = err
-			continue
-		}
-		c.filters[framing] = f
-	}
-	if len(c.filters) > 0 {
-		return c, nil
-	}
-	if !slices.Contains(of, android.L2) {
-		// What is right for Ethernet is not mistyped: usable has more to say of it.
-		if _, err := filter.Compile(ctx, expr, pcapng.Ethernet); err == nil {
-			return c, nil
-		}
-	}
-	return c, plugin.Usagef("%w", c.errs[of[0]])
-}
-
-// usable returns the interfaces on which the expression can match, and why each
-// of the others is left out. An expression that is an error on an interface that
-// was named is a usage error; one that merely never matches there leaves it out,
-// as it does those of "any". Nothing left is a usage error, too.
-func (c compiled) usable(chosen []android.Interface, every bool) (kept []android.Interface, left []string, err error) {
-	for _, ifc := range chosen {
-		err := c.errs[ifc.Framing()]
-		if err == nil {
-			kept = append(kept, ifc)
-			continue
-		}
-		err = fmt.Errorf("%s: %w", without(ifc), err)
-		if !every && !errors.Is(err, filter.ErrRejectsAll) {
-			return nil, nil, plugin.Usagef("%w", err)
-		}
-		left = append(left, err.Error())
-	}
-	if len(kept) == 0 {
-		return nil, nil, plugin.Usagef("%s", left[0])
-	}
-	return kept, left, nil
-}
-
-// without says what the packets of an interface lack, or have.
-func without(ifc android.Interface) string {
-	if ifc.Framing() == android.L3 {
-		return "interface " + ifc.Name + " has no Ethernet header, its packets begin with the IP header"
-	}
-	return "interface " + ifc.Name
 }

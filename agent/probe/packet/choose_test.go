@@ -68,6 +68,17 @@ func TestChoose(t *testing.T) {
 	}
 }
 
+// compiledFor is an expression that fails on some framings.
+func compiledFor(chosen []android.Interface, errs map[android.Framing]error) compiled {
+	c := compiled{filters{wires: map[int]wire{}}, map[wire]error{}}
+	for _, ifc := range chosen {
+		w := wire{framing: ifc.Framing()}
+		c.wires[ifc.Index] = w
+		c.errs[w] = errs[ifc.Framing()]
+	}
+	return c
+}
+
 func TestUsable(t *testing.T) {
 	never := errors.Join(filter.ErrRejectsAll)
 	wrong := errors.New("ethernet addresses supported only on ethernet")
@@ -86,7 +97,7 @@ func TestUsable(t *testing.T) {
 		{"one that never matches leaves a named interface out", map[android.Framing]error{android.L3: never}, false, "wlan0", 1, false},
 	} {
 		t.Run(tc.rule, func(t *testing.T) {
-			kept, left, err := compiled{errs: tc.errs}.usable(both, tc.any)
+			kept, left, err := compiledFor(both, tc.errs).usable(both, tc.any)
 			if (err != nil) != tc.err || err != nil && !plugin.IsUsage(err) {
 				t.Fatalf("error %v", err)
 			}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"droidtap/agent/filter"
 	"droidtap/agent/plugin"
 )
 
@@ -32,7 +33,9 @@ func flags() []cli.Flag {
 		&cli.BoolFlag{Name: "list-interfaces", Aliases: []string{"D"}, Category: plugin.GroupInstead,
 			Usage: "list the interfaces"},
 		&cli.BoolFlag{Name: "dump-filter", Aliases: []string{"d"}, Category: plugin.GroupInstead, Count: new(int),
-			Usage: "print the expression's classic bpf program; -dd as C, -ddd as numbers"},
+			Usage: "print the expression's classic bpf program; -dd as C, -ddd as numbers, -dddd the eBPF that is injected"},
+		&cli.StringFlag{Name: "filter-form", Category: plugin.GroupAdvanced, Value: "auto",
+			Usage: "run the expression in the form `auto|hybrid|load-bytes|agent`; agent: behind the kernel"},
 	}
 }
 
@@ -40,9 +43,10 @@ func flags() []cli.Flag {
 type options struct {
 	names      []string // as given, "any" among them; empty: any
 	expr       string
-	snaplen    uint32   // 1 to maxSnaplen
-	directions uint32   // recordIngress, recordEgress
-	uids       []uint32 // empty: packets of everybody
+	snaplen    uint32        // 1 to maxSnaplen
+	directions uint32        // recordIngress, recordEgress
+	uids       []uint32      // empty: packets of everybody
+	forms      []filter.Form // to be tried in this order
 }
 
 // parse checks the flags; its errors are usage errors of one line.
@@ -56,6 +60,9 @@ func parse(c *cli.Context) (options, error) {
 		return o, err
 	}
 	if o.directions, err = directions(c.String("direction")); err != nil {
+		return o, err
+	}
+	if o.forms, err = forms(c.String("filter-form")); err != nil {
 		return o, err
 	}
 	if o.uids, err = parseUIDs(c.StringSlice("uid")); err != nil {
@@ -98,6 +105,20 @@ func snaplen(n int) (uint32, error) {
 		return maxSnaplen, nil
 	}
 	return uint32(n), nil
+}
+
+// forms returns the forms of the filter to try, each smaller than the one before it.
+func forms(name string) ([]filter.Form, error) {
+	all := []filter.Form{filter.Hybrid, filter.LoadBytes, filter.Agent}
+	if name == "auto" {
+		return all, nil
+	}
+	for _, f := range all {
+		if f.String() == name {
+			return []filter.Form{f}, nil
+		}
+	}
+	return nil, plugin.Usagef("--filter-form %q: a form is hybrid, load-bytes, agent or auto", name)
 }
 
 func directions(q string) (uint32, error) {

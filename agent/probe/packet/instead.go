@@ -10,6 +10,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"droidtap/agent/filter"
 	"droidtap/android"
 )
 
@@ -28,7 +29,7 @@ func instead(c *cli.Context) (bool, error) {
 			return true, err
 		}
 		s := src.(*source)
-		return true, dump(c.App.Writer, s, c.Count("dump-filter"))
+		return true, dump(c.App.Writer, c.App.ErrWriter, s, c.Count("dump-filter"))
 	}
 	return false, nil
 }
@@ -66,17 +67,21 @@ func list(w io.Writer, all []android.Interface) error {
 	return nil
 }
 
-// dump prints the classic program as tcpdump does, for people (1), as C (2) or as
-// numbers (3): that for an Ethernet header where one of the interfaces has it.
-func dump(w io.Writer, s *source, how int) error {
-	framing := framings(s.chosen)[0]
-	if _, ok := s.filters[android.L2]; ok {
-		framing = android.L2
+// dump prints the filter, as tcpdump does for people (how is 1), as C (2) or as numbers (3), or the eBPF that it
+// becomes for packets that come in (4): that for an Ethernet header where one of the interfaces has it. To stderr it
+// says in which form the filter runs.
+func dump(stdout, stderr io.Writer, s *source, how int) error {
+	f := s.filters.of[s.filters.ordered()[0]] // Ethernet is the first framing
+	text := f.Dump(how)
+	if how > 3 {
+		var err error
+		if text, err = f.DumpEBPF(filter.How{Form: s.forms[0]}); err != nil {
+			return err
+		}
 	}
-	text, err := s.filters[framing].Dump(how)
-	if err != nil {
-		return err
+	if how == 1 || how > 3 {
+		fmt.Fprintln(stderr, f.Describe(s.forms[0]))
 	}
-	_, err = io.WriteString(w, text)
+	_, err := io.WriteString(stdout, text)
 	return err
 }

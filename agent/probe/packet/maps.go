@@ -29,9 +29,12 @@ type counts struct {
 }
 
 // fillMaps writes what the programs read: settings, interfaces, uids. wakeup is
-// in bytes.
-func (s *source) fillMaps(spec *ebpf.CollectionSpec, wakeup uint32) error {
+// in bytes. exact: the programs decide about every packet.
+func (s *source) fillMaps(spec *ebpf.CollectionSpec, wakeup uint32, exact bool) error {
 	set := settings{Snaplen: s.snaplen, Directions: s.directions, Wakeup: wakeup}
+	if !exact {
+		set.Snaplen = maxSnaplen // the filter behind the kernel may look anywhere
+	}
 	if len(s.uids) > 0 {
 		set.Owner = 1
 	}
@@ -93,14 +96,19 @@ func (s *source) Counts(coll *ebpf.Collection) (plugin.Counts, error) {
 	var total plugin.Counts
 	for _, index := range slices.Sorted(maps.Keys(perIndex)) {
 		c := perIndex[index]
+		var refused uint64
+		if r := s.decoder.refused[index]; r != nil {
+			refused = r.Load()
+		}
 		total.Received += c.Received
+		total.Refused += refused
 		total.Dropped += c.Dropped
 		total.Unattributed += c.Unattributed
 		if index != 0 {
 			total.Interfaces = append(total.Interfaces, pcapng.Statistics{
 				Ifindex:  int(index),
 				Received: c.Seen,
-				Accepted: c.Received,
+				Accepted: c.Received - refused,
 				Dropped:  c.Dropped,
 			})
 		}

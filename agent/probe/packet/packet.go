@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"slices"
 
@@ -36,9 +37,18 @@ type source struct {
 	options
 	any     bool // asked for by no name
 	chosen  []android.Interface
-	filters map[android.Framing]filter.Filter
+	filters filters
 	left    []string // why an interface of "any" was left out
 	decoder decoder
+	hooked  []hooked // in the order of the attach
+}
+
+// hooked is a program at its place.
+type hooked struct {
+	hook.Attachment
+	ifc  android.Interface
+	dir  hook.Direction
+	prog *ebpf.Program
 }
 
 func fromFlags(c *cli.Context) (plugin.Source, error) {
@@ -57,7 +67,7 @@ func fromFlags(c *cli.Context) (plugin.Source, error) {
 	if err := sameNamespace(s.chosen); err != nil {
 		return nil, err
 	}
-	compiled, err := compileFor(c.Context, o.expr, framings(s.chosen))
+	compiled, err := compileFor(c.Context, o.expr, s.chosen)
 	if err != nil {
 		return nil, err
 	}
@@ -92,24 +102,42 @@ var programs = map[android.Framing]map[hook.Direction]string{
 // Prepare leaves only the programs that will be attached, with settings, filter
 // and maps for these interfaces and uids.
 func (s *source) Prepare(spec *ebpf.CollectionSpec, t plugin.Target) error {
+	if err := s.prepare(&s.filters, spec, t); err != nil {
+		return err
+	}
 	s.decoder = newDecoder(t.Plan.Clock, s.snaplen, s.chosen)
-	var wanted []string
+	s.decoder.judge.Store(&judge{now: s.filters})
+	return s.fillMaps(spec, uint32(t.Wakeup), s.filters.exact())
+}
+
+// prepare injects filters into the programs that are needed.
+func (s *source) prepare(f *filters, spec *ebpf.CollectionSpec, t plugin.Target) error {
+	form, err := f.smaller(s.forms, t.Attempt)
+	if err != nil {
+		return err
+	}
+	needs := map[wire][]hook.Direction{}
 	for _, ifc := range s.chosen {
+		w := f.wires[ifc.Index]
 		for _, dir := range s.hooks(ifc) {
-			wanted = append(wanted, programs[ifc.Framing()][dir])
+			if !slices.Contains(needs[w], dir) {
+				needs[w] = append(needs[w], dir)
+			}
 		}
 	}
-	for name := range spec.Programs {
-		if !slices.Contains(wanted, name) {
-			delete(spec.Programs, name)
+	return f.inject(spec, needs, form)
+}
+
+// sayForm tells how the filter runs.
+func (s *source) sayForm(f *filters, log *slog.Logger) {
+	for _, w := range f.ordered() {
+		if of := f.of[w]; !of.Trivial() {
+			log.Info(fmt.Sprintf("filter for %v in %s", w.framing, of.Describe(f.form)))
 		}
 	}
-	for _, f := range s.filters { // each has an interface: see compiled.usable
-		if err := f.Inject(spec); err != nil {
-			return err
-		}
+	if f.form == filter.Agent && len(s.forms) > 1 {
+		log.Warn("the kernel takes no program for this expression: the agent filters behind it, which costs much more; a shorter expression avoids that")
 	}
-	return s.fillMaps(spec, uint32(t.Wakeup))
 }
 
 // hooks returns the directions of an interface that need a program. An owner
@@ -166,18 +194,21 @@ func (s *source) Attach(coll *ebpf.Collection, t plugin.Target) (io.Closer, erro
 		return nil, errors.Join(errors.New("nothing to capture on: no interface could be attached to"), a.Close())
 	}
 	a.settle(t)
+	s.sayForm(&s.filters, t.Log)
 	return &a, nil
 }
 
 func (s *source) attach(a *attachment, coll *ebpf.Collection, t plugin.Target, ifc android.Interface) error {
 	before := len(a.closers)
 	for _, dir := range s.hooks(ifc) {
-		prog := coll.Programs[programs[ifc.Framing()][dir]]
+		prog := coll.Programs[s.filters.program(s.filters.wires[ifc.Index], dir)]
 		h, err := hook.Attach(t.Plan.Hook, ifc, dir, prog)
 		if err != nil {
+			s.hooked = s.hooked[:before]
 			return errors.Join(err, a.closeFrom(before))
 		}
 		a.closers = append(a.closers, h)
+		s.hooked = append(s.hooked, hooked{h, ifc, dir, prog})
 		if w := h.Warning(); w != "" {
 			t.Log.Warn(w)
 		}
@@ -199,10 +230,10 @@ func (s *source) describe(ifc android.Interface) *pcapng.Interface {
 	}
 }
 
-// Decode makes a packet of a record.
+// Decode makes a packet of a record, or nil where the filter leaves it out behind the kernel.
 func (s *source) Decode(raw []byte) (pcapng.Block, error) {
 	p, err := s.decoder.decode(raw)
-	if err != nil {
+	if err != nil || p == nil {
 		return nil, err
 	}
 	return p, nil

@@ -5,7 +5,9 @@ package packet
 import (
 	"encoding/binary"
 	"fmt"
+	"sync/atomic"
 
+	"droidtap/agent/filter"
 	"droidtap/agent/pcapng"
 	"droidtap/agent/plan"
 	"droidtap/android"
@@ -59,14 +61,51 @@ type decoder struct {
 	clock   clock
 	snaplen int
 	l2      map[uint32]bool // by ifindex: its packets begin with an Ethernet header
+	judge   *atomic.Pointer[judge]
+	refused map[uint32]*atomic.Uint64 // by ifindex: packets that the filter left out here
 }
 
 func newDecoder(c plan.Clock, snaplen uint32, chosen []android.Interface) decoder {
-	d := decoder{clock: newClock(c), snaplen: int(snaplen), l2: map[uint32]bool{}}
+	d := decoder{
+		clock:   newClock(c),
+		snaplen: int(snaplen),
+		l2:      map[uint32]bool{},
+		judge:   &atomic.Pointer[judge]{},
+		refused: map[uint32]*atomic.Uint64{},
+	}
+	d.judge.Store(&judge{})
 	for _, ifc := range chosen {
 		d.l2[uint32(ifc.Index)] = ifc.Framing() == android.L2
+		d.refused[uint32(ifc.Index)] = &atomic.Uint64{}
 	}
 	return d
+}
+
+// judge filters behind the kernel, where its programs do not decide about every packet.
+type judge struct {
+	now filters
+	// While a filter takes the place of another, packets that either matches are kept: those
+	// with stamps up to until, of the kernel's clock.
+	before *filters
+	until  uint64
+}
+
+func (j *judge) keeps(e event, packet []byte) bool {
+	if j.before != nil && e.Time <= j.until {
+		return j.now.exact() && j.before.exact() || j.before.matches(e, packet) || j.now.matches(e, packet)
+	}
+	return j.now.exact() || j.now.matches(e, packet)
+}
+
+func (f *filters) matches(e event, packet []byte) bool {
+	of, known := f.of[f.wires[int(e.Ifindex)]]
+	return known && of.Match(packet, filter.Meta{
+		Length:      e.Len,
+		Outgoing:    e.Direction == recordEgress,
+		Ifindex:     e.Ifindex,
+		VlanPresent: e.VlanProto != [2]byte{},
+		VlanTCI:     e.VlanTCI,
+	})
 }
 
 const (
@@ -74,7 +113,8 @@ const (
 	vlanTag = 4  // bytes
 )
 
-// decode makes a packet of a record; its Data is a part of raw, which it changes.
+// decode makes a packet of a record; its Data is a part of raw, which it changes. It is nil where
+// the filter does not match.
 // A tag that the network card or the kernel took off the packet is put back, as
 // libpcap does, so that the file holds what was on the wire.
 func (d *decoder) decode(raw []byte) (*pcapng.Packet, error) {
@@ -86,10 +126,15 @@ func (d *decoder) decode(raw []byte) (*pcapng.Packet, error) {
 	if !known {
 		return nil, fmt.Errorf("record of interface index %d, which is not captured on", e.Ifindex)
 	}
+	bytes := raw[eventSize:][:e.Caplen]
+	if !d.judge.Load().keeps(e, bytes) {
+		d.refused[e.Ifindex].Add(1)
+		return nil, nil
+	}
 	p := &pcapng.Packet{
 		Ifindex: int(e.Ifindex),
 		Time:    d.clock.wall(e.Time),
-		Data:    raw[eventSize:][:e.Caplen],
+		Data:    bytes[:min(len(bytes), d.snaplen)],
 		Length:  e.Len,
 		UID:     e.UID,
 	}
@@ -101,7 +146,7 @@ func (d *decoder) decode(raw []byte) (*pcapng.Packet, error) {
 	}
 	if e.VlanProto != [2]byte{} && l2 && e.Caplen >= macs {
 		// The event before the bytes has been read: its last four bytes make room.
-		tagged := raw[eventSize-vlanTag:][:int(e.Caplen)+vlanTag]
+		tagged := raw[eventSize-vlanTag:][:len(p.Data)+vlanTag]
 		copy(tagged, p.Data[:macs])
 		copy(tagged[macs:], e.VlanProto[:])
 		binary.BigEndian.PutUint16(tagged[macs+2:], e.VlanTCI)

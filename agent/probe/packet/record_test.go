@@ -4,6 +4,7 @@ package packet
 
 import (
 	"encoding/binary"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -21,7 +22,10 @@ const (
 // testDecoder stamps a record of kernel time n with Unix time 1,000,000 + n.
 func testDecoder(snaplen int) decoder {
 	at := int64(0)
+	var all atomic.Pointer[judge]
+	all.Store(&judge{})
 	return decoder{
+		judge: &all,
 		clock: clock{
 			now:    func() time.Time { return time.Unix(0, 1_000_000+at) },
 			kernel: func() int64 { return at },

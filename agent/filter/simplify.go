@@ -1,0 +1,587 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package filter
+
+import "slices"
+
+// simplify returns a shorter program with the same verdicts. It is for what libpcap's own
+// optimiser would take too long over: a list of hundreds of hosts or ports, each of which looks
+// at the same headers anew. It does for such lists what that optimiser does:
+//
+//   - what was asked already is not asked again (the type of the frame for each host);
+//   - a register that holds a value already is not loaded with it again;
+//   - in a row of questions of which each one alone accepts, those about one value stand together
+//     (all sources, then all destinations), so that the code can search among them.
+//
+// In a packet that is cut off inside a header libpcap's program may end elsewhere than the one
+// it was made of; on lists this one ends where that of libpcap's optimiser does. It passes
+// once over the program, and takes time in proportion to its length.
+func simplify(p program) program {
+	if p.loops() {
+		return p
+	}
+	s := simplifier{values: values{names: map[origin]value{}}, blocks: split(p)}
+	s.live = settle(s.blocks)
+	s.states = make([]*state, len(s.blocks))
+	start := state{a: s.values.of(origin{op: classLd | modeImm}), x: s.values.of(origin{op: classLd | modeImm})}
+	for w := range start.mem {
+		start.mem[w] = s.values.fresh()
+	}
+	s.states[0] = &start
+	for b := range s.blocks {
+		s.block(b)
+	}
+	s.live = settle(s.blocks)
+	s.group()
+	return join(s.blocks)
+}
+
+// block is instructions that are run in a row, and a return or jump. yes and no are the blocks
+// that follow; both the same where it does not branch.
+type block struct {
+	body    []insn
+	end     insn
+	yes, no int
+	tested  value // what end compares with a constant
+}
+
+func (b block) branches() bool { return b.end.isJump() && b.yes != b.no }
+
+// split cuts a program without loops into blocks, in its order.
+func split(p program) []block {
+	leads := make([]bool, len(p)+1)
+	leads[0] = true
+	for i, in := range p {
+		if in.isJump() || in.isRet() {
+			leads[i+1] = true
+		}
+		if in.isJump() {
+			for _, to := range in.next() {
+				leads[to] = true
+			}
+		}
+	}
+	number := make([]int, len(p)+1)
+	n := -1
+	for i := range p {
+		if leads[i] {
+			n++
+		}
+		number[i] = n
+	}
+	blocks := make([]block, n+1)
+	for i, in := range p {
+		b := &blocks[number[i]]
+		switch {
+		case in.isRet():
+			b.end = in
+		case in.isJump():
+			b.end, b.yes, b.no = in, number[in.jt], number[in.jt]
+			if !in.isAlways() {
+				b.no = number[in.jf]
+			}
+		default:
+			b.body = append(b.body, in)
+			if leads[i+1] {
+				b.end, b.yes, b.no = insn{op: opJump}, number[i+1], number[i+1]
+			}
+		}
+	}
+	return blocks
+}
+
+// registers is a set: bit 0 to 15 for the words of scratch memory, then A and X.
+type registers uint32
+
+const (
+	registerA registers = 1 << (scratchWords + iota)
+	registerX
+)
+
+// uses returns the registers that an instruction reads and those that it writes.
+func (in insn) uses() (reads, writes registers) {
+	if in.op&srcX != 0 && (in.class() == classALU || in.isJump()) {
+		reads |= registerX
+	}
+	switch in.class() {
+	case classLd, classLdx:
+		switch in.op & modeMask {
+		case modeMem:
+			reads |= 1 << in.k
+		case modeInd:
+			reads |= registerX
+		}
+		writes = registerA
+		if in.class() == classLdx {
+			writes = registerX
+		}
+	case classSt:
+		reads, writes = registerA, 1<<in.k
+	case classStx:
+		reads, writes = registerX, 1<<in.k
+	case classALU:
+		reads |= registerA
+		writes = registerA
+	case classJmp:
+		if !in.isAlways() {
+			reads |= registerA
+		}
+	case classRet:
+		if in.op&retA != 0 {
+			reads = registerA
+		}
+	case classMisc:
+		reads, writes = registerA, registerX
+		if in.op&miscTxa != 0 {
+			reads, writes = registerX, registerA
+		}
+	}
+	return reads, writes
+}
+
+// needs returns the registers that a block reads before it writes them, out of those that
+// are read behind it.
+func (b block) needs(behind registers) registers {
+	need := behind
+	if reads, _ := b.end.uses(); b.branches() || b.end.isRet() {
+		need |= reads
+	}
+	for _, in := range slices.Backward(b.body) {
+		reads, writes := in.uses()
+		need = need&^writes | reads
+	}
+	return need
+}
+
+// settle leaves out what makes no difference, be it a load that would end the program: as
+// libpcap's optimiser does. It returns for each block the registers that it or a later one reads
+// before it is written.
+func settle(blocks []block) []registers {
+	live := make([]registers, len(blocks))
+	for i := range slices.Backward(blocks) {
+		b := &blocks[i]
+		var behind registers
+		if b.end.isJump() {
+			b.fold()
+			b.yes, b.no = through(blocks, b.yes), through(blocks, b.no)
+			behind = live[b.yes] | live[b.no]
+		}
+		body := slices.Clone(b.body)
+		slices.Reverse(body)
+		b.body = nil
+		live[i] = b.needs(behind)
+		for _, in := range body {
+			reads, writes := in.uses()
+			if writes&live[i] != 0 {
+				live[i] = live[i]&^writes | reads
+				b.body = append(b.body, in)
+			}
+		}
+		slices.Reverse(b.body)
+	}
+	return live
+}
+
+// through returns the block that n leads to if it does nothing else, and else n.
+func through(blocks []block, n int) int {
+	for len(blocks[n].body) == 0 && blocks[n].end.isJump() && !blocks[n].branches() {
+		n = blocks[n].yes
+	}
+	return n
+}
+
+// fold decides a jump about a constant, such as the bytes of an address that its mask leaves out.
+func (b *block) fold() {
+	var a uint32
+	constant := false
+	for _, in := range b.body {
+		_, writes := in.uses()
+		switch {
+		case in.op == classLd|modeImm:
+			a, constant = in.k, true
+		case in.op == classALU|aluAnd && in.k == 0:
+			a, constant = 0, true
+		case in.class() == classALU && in.op&srcX == 0 && constant:
+			a, constant = in.compute(a, in.k)
+		case writes&registerA != 0:
+			constant = false
+		}
+	}
+	if !constant || !b.branches() || b.end.op&srcX != 0 {
+		return
+	}
+	if !b.end.holds(a, b.end.k) {
+		b.yes = b.no
+	}
+	b.no = b.yes
+}
+
+// state is what is known where a block begins.
+type state struct {
+	a, x  value
+	mem   [scratchWords]value
+	facts facts
+	reach uint32  // up to where the packet is known to have bytes
+	done  []value // loads at other offsets that went well
+}
+
+func (s state) or(t state, vs *values) state {
+	merge := func(v, w value) value {
+		if v == w {
+			return v
+		}
+		return vs.fresh()
+	}
+	both := state{a: merge(s.a, t.a), x: merge(s.x, t.x), facts: s.facts.or(t.facts), reach: min(s.reach, t.reach)}
+	for i := range both.mem {
+		both.mem[i] = merge(s.mem[i], t.mem[i])
+	}
+	for _, v := range s.done {
+		if slices.Contains(t.done, v) {
+			both.done = append(both.done, v)
+		}
+	}
+	return both
+}
+
+// differs returns the registers that hold other values in t.
+func (s state) differs(t state) (r registers) {
+	if s.a != t.a {
+		r |= registerA
+	}
+	if s.x != t.x {
+		r |= registerX
+	}
+	for i := range s.mem {
+		if s.mem[i] != t.mem[i] {
+			r |= 1 << i
+		}
+	}
+	return r
+}
+
+// maxDone is how many loads are remembered.
+const maxDone = 8
+
+// simplifier passes over the blocks in their order. All that leads to a block comes before it.
+type simplifier struct {
+	values values
+	blocks []block
+	live   []registers
+	states []*state // where each block begins; nil: it is not reached
+}
+
+// step follows one instruction of a body. redundant: it changes nothing. safe: the program
+// cannot end there.
+func (s *simplifier) step(st *state, in insn) (redundant, safe bool) {
+	safe = true
+	o := origin{op: in.op, k: in.k}
+	switch in.class() {
+	case classSt:
+		redundant = st.mem[in.k] == st.a
+		st.mem[in.k] = st.a
+		return redundant, true
+	case classStx:
+		redundant = st.mem[in.k] == st.x
+		st.mem[in.k] = st.x
+		return redundant, true
+	case classMisc:
+		redundant = st.a == st.x
+		if in.op&miscTxa != 0 {
+			st.a = st.x
+		} else {
+			st.x = st.a
+		}
+		return redundant, true
+	case classALU:
+		o.a = st.a
+		if in.op&srcX != 0 {
+			o.x = st.x
+		}
+		kind := in.op & opMask
+		v := s.values.of(o)
+		safe = kind != aluDiv && kind != aluMod || in.op&srcX == 0 || st.try(v)
+		redundant = v == st.a
+		st.a = v
+		return redundant, safe
+	}
+	v := s.loaded(st, in, o)
+	if in.isLoad() && !in.isExt() {
+		if end, abs := in.isAbs(); abs {
+			safe = end <= st.reach
+			st.reach = max(st.reach, end)
+		} else {
+			safe = !in.beyond() && st.try(v)
+		}
+	}
+	if in.class() == classLd {
+		redundant = st.a == v
+		st.a = v
+	} else {
+		redundant = st.x == v
+		st.x = v
+	}
+	return redundant && safe, safe
+}
+
+// loaded names what a load gives. The same bytes have one name in A and in X.
+func (s *simplifier) loaded(st *state, in insn, o origin) value {
+	switch in.op & modeMask {
+	case modeMem:
+		return st.mem[in.k]
+	case modeInd:
+		o.x = st.x
+	case modeImm, modeLen:
+		o.op &^= classMask
+	}
+	return s.values.of(o)
+}
+
+// try notes that something that might fail went well, and tells whether it had before.
+func (st *state) try(v value) bool {
+	if slices.Contains(st.done, v) {
+		return true
+	}
+	if len(st.done) < maxDone {
+		st.done = append(slices.Clone(st.done), v)
+	}
+	return false
+}
+
+// block simplifies one block, whose state is known, and leads on to those that follow it.
+func (s *simplifier) block(n int) {
+	if s.states[n] == nil {
+		return
+	}
+	b, st := &s.blocks[n], *s.states[n]
+	var body []insn
+	for _, in := range b.body {
+		if redundant, _ := s.step(&st, in); !redundant {
+			body = append(body, in)
+		}
+	}
+	b.body = body
+	if b.end.isRet() {
+		return
+	}
+	b.tested = st.a
+	if holds, known := s.decide(st, b); known {
+		if !holds {
+			b.yes = b.no
+		}
+		b.no = b.yes
+	}
+	if !b.branches() {
+		b.yes = s.lead(st, b.yes)
+		b.no = b.yes
+		s.arrive(b.yes, st)
+		return
+	}
+	yes, no := st, st
+	yes.facts, no.facts = s.outcomes(st, b)
+	b.yes, b.no = s.lead(yes, b.yes), s.lead(no, b.no)
+	s.arrive(b.yes, yes)
+	s.arrive(b.no, no)
+}
+
+// decide tells how the jump of a block goes from a state, if that is known.
+func (s *simplifier) decide(st state, b *block) (holds, known bool) {
+	if !b.branches() || b.end.op&srcX != 0 {
+		return false, false
+	}
+	return st.facts.decide(st.a, b.end.op, b.end.k)
+}
+
+func (s *simplifier) outcomes(st state, b *block) (yes, no facts) {
+	if b.end.op&srcX != 0 {
+		return st.facts, st.facts
+	}
+	return st.facts.with(st.a, test{b.end.op, b.end.k, true}), st.facts.with(st.a, test{b.end.op, b.end.k, false})
+}
+
+func (s *simplifier) arrive(n int, st state) {
+	if s.states[n] == nil {
+		s.states[n] = &st
+		return
+	}
+	both := s.states[n].or(st, &s.values)
+	s.states[n] = &both
+}
+
+// maxAsked is how many open questions may lie between a block and the one where all answers meet.
+const maxAsked = 4
+
+// lead returns the furthest block that is reached for certain from block n with what st knows,
+// without what lies between doing anything that matters there.
+func (s *simplifier) lead(st state, n int) int {
+	to, _ := s.follow(st, st, n, maxAsked)
+	return to
+}
+
+// follow does that. real is what the registers hold, st what they would hold had everything
+// since been run. It returns st at the block, too.
+func (s *simplifier) follow(real, st state, n, asks int) (int, state) {
+	best, at := n, st
+	if real.differs(st)&s.live[n] != 0 {
+		best = -1
+	}
+	b := &s.blocks[n]
+	if b.end.isRet() {
+		return best, at
+	}
+	for _, in := range b.body {
+		if _, safe := s.step(&st, in); !safe {
+			return best, at
+		}
+	}
+	holds, known := s.decide(st, b)
+	var next int
+	var then state
+	switch {
+	case known || !b.branches():
+		to := b.yes
+		if known && !holds {
+			to = b.no
+		}
+		next, then = s.follow(real, st, to, asks)
+	case asks > 0:
+		yes, no := st, st
+		yes.facts, no.facts = s.outcomes(st, b)
+		var other int
+		next, then = s.follow(real, yes, b.yes, asks-1)
+		if other, _ = s.follow(real, no, b.no, asks-1); other != next {
+			next = -1
+		}
+	default:
+		next = -1
+	}
+	if next >= 0 {
+		return next, then
+	}
+	return best, at
+}
+
+// group puts the questions about one value together where the order does not matter: in a row of
+// blocks that lead to the same place if they hold, and else to the next, and only from the one before.
+func (s *simplifier) group() {
+	into := ways(s.blocks)
+	grouped := make([]bool, len(s.blocks))
+	for i := range s.blocks {
+		if into[i] == 0 || grouped[i] || !s.blocks[i].branches() {
+			continue
+		}
+		row := s.row(i, into)
+		for _, n := range row {
+			grouped[n] = true
+		}
+		s.sort(row)
+	}
+}
+
+// row returns the longest row of such blocks that begins with block n.
+func (s *simplifier) row(n int, into []int) []int {
+	row := []int{n}
+	first := s.blocks[n]
+	if s.live[first.yes] != 0 {
+		return row
+	}
+	for {
+		last := s.blocks[row[len(row)-1]]
+		n = last.no
+		b := s.blocks[n]
+		if !b.branches() || b.yes != first.yes || into[n] != 1 || b.end.op&srcX != 0 || first.end.op&srcX != 0 {
+			break
+		}
+		var writes registers
+		for _, in := range b.body {
+			_, w := in.uses()
+			writes |= w
+		}
+		if writes&^registerA != 0 || len(b.body) > 0 && b.needs(0)&registerA != 0 {
+			break
+		}
+		row = append(row, n)
+	}
+	// What follows the row must not need what its last block left in A.
+	for len(row) > 1 && s.live[s.blocks[row[len(row)-1]].no]&registerA != 0 {
+		row = row[:len(row)-1]
+	}
+	return row
+}
+
+// sort puts a row in order: by value, in the order in which the values first come. The blocks
+// change places, so that all still leads forwards.
+func (s *simplifier) sort(row []int) {
+	if len(row) < 3 {
+		return
+	}
+	first := map[value]int{}
+	old := make([]block, len(row))
+	for i, n := range row {
+		old[i] = s.blocks[n]
+		if _, known := first[old[i].tested]; !known {
+			first[old[i].tested] = i
+		}
+	}
+	behind := old[len(old)-1].no
+	slices.SortStableFunc(old, func(a, b block) int { return first[a.tested] - first[b.tested] })
+	for i, n := range row {
+		b := old[i]
+		if i > 0 && b.tested == old[i-1].tested {
+			b.body = nil // A holds it
+		}
+		b.no = behind
+		if i+1 < len(row) {
+			b.no = row[i+1]
+		}
+		s.blocks[n] = b
+	}
+}
+
+// ways returns for each block in how many ways it is reached. The first is reached.
+func ways(blocks []block) []int {
+	into := make([]int, len(blocks))
+	into[0] = 1
+	for i, b := range blocks {
+		if into[i] == 0 || !b.end.isJump() {
+			continue
+		}
+		into[b.yes]++
+		if b.branches() {
+			into[b.no]++
+		}
+	}
+	return into
+}
+
+// join makes a program of the blocks that are reached.
+func join(blocks []block) program {
+	into := ways(blocks)
+	at := make([]int, len(blocks))
+	n := 0
+	for i, b := range blocks {
+		at[i] = n
+		if into[i] > 0 {
+			n += len(b.body) + 1
+		}
+	}
+	p := make(program, 0, n)
+	for i, b := range blocks {
+		if into[i] == 0 {
+			continue
+		}
+		for _, in := range b.body {
+			in.jt = len(p) + 1
+			p = append(p, in)
+		}
+		switch {
+		case b.end.isRet():
+			p = append(p, b.end)
+		case !b.branches():
+			p = append(p, insn{op: opJump, jt: at[b.yes], jf: at[b.yes]})
+		default:
+			p = append(p, insn{op: b.end.op, k: b.end.k, jt: at[b.yes], jf: at[b.no]})
+		}
+	}
+	return p
+}

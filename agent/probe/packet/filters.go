@@ -1,0 +1,187 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package packet
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/cilium/ebpf"
+	"github.com/vishvananda/netlink"
+
+	"droidtap/agent/filter"
+	"droidtap/agent/hook"
+	"droidtap/agent/pcapng"
+	"droidtap/agent/plugin"
+	"droidtap/android"
+)
+
+// wire is what an expression is compiled for: interfaces with the same one share a filter.
+type wire struct {
+	framing android.Framing
+	netmask uint32 // of the IPv4 network, in host byte order; 0: none, or expr does not ask
+}
+
+// filters is an expression compiled for each wire that is captured on.
+type filters struct {
+	expr  string
+	wires map[int]wire // by ifindex
+	of    map[wire]filter.Filter
+	form  filter.Form // what the programs that were loaded last are in
+}
+
+// compiled is an expression compiled for the wires of some interfaces; for some it may be impossible.
+type compiled struct {
+	filters
+	errs map[wire]error
+}
+
+// compileFor compiles expr for each of the interfaces. Its error is a usage error: the expression is wrong
+// on every interface.
+func compileFor(ctx context.Context, expr string, chosen []android.Interface) (compiled, error) {
+	c := compiled{filters{expr: expr, wires: map[int]wire{}, of: map[wire]filter.Filter{}}, map[wire]error{}}
+	l2 := false
+	for _, ifc := range chosen {
+		w := wire{framing: ifc.Framing()}
+		l2 = l2 || w.framing == android.L2
+		if strings.Contains(expr, "broadcast") {
+			w.netmask = netmask(ifc)
+		}
+		c.wires[ifc.Index] = w
+		if _, done := c.of[w]; done || c.errs[w] != nil {
+			continue
+		}
+		f, err := filter.Compile(ctx, expr, linkTypes[w.framing], w.netmask)
+		if err != nil {
+			c.errs[w] = err
+			continue
+		}
+		c.of[w] = f
+	}
+	if len(c.of) > 0 {
+		return c, nil
+	}
+	if !l2 {
+		// What is right for Ethernet is not mistyped: usable has more to say of it.
+		if _, err := filter.Compile(ctx, expr, pcapng.Ethernet, 0); err == nil {
+			return c, nil
+		}
+	}
+	return c, plugin.Usagef("%w", c.errs[c.wires[chosen[0].Index]])
+}
+
+// netmask returns the mask of an interface's first IPv4 address, as pcap_lookupnet does, or 0.
+func netmask(ifc android.Interface) uint32 {
+	l, err := netlink.LinkByIndex(ifc.Index)
+	if err != nil {
+		return 0 // it is not there, which the attach says
+	}
+	addrs, err := netlink.AddrList(l, netlink.FAMILY_V4)
+	if err != nil || len(addrs) == 0 {
+		return 0
+	}
+	ones, _ := addrs[0].Mask.Size()
+	return ^(uint32(0xffffffff) >> ones)
+}
+
+// usable returns the interfaces on which the expression can match, and why each
+// of the others is left out. An expression that is an error on an interface that
+// was named is a usage error; one that merely never matches there leaves it out,
+// as it does those of "any". Nothing left is a usage error, too.
+func (c compiled) usable(chosen []android.Interface, every bool) (kept []android.Interface, left []string, err error) {
+	for _, ifc := range chosen {
+		err := c.errs[c.wires[ifc.Index]]
+		if err == nil {
+			kept = append(kept, ifc)
+			continue
+		}
+		err = fmt.Errorf("%s: %w", without(ifc), err)
+		if !every && !errors.Is(err, filter.ErrRejectsAll) {
+			return nil, nil, plugin.Usagef("%w", err)
+		}
+		left = append(left, err.Error())
+	}
+	if len(kept) == 0 {
+		return nil, nil, plugin.Usagef("%s", left[0])
+	}
+	return kept, left, nil
+}
+
+// without says what the packets of an interface lack, or have.
+func without(ifc android.Interface) string {
+	if ifc.Framing() == android.L3 {
+		return "interface " + ifc.Name + " has no Ethernet header, its packets begin with the IP header"
+	}
+	return "interface " + ifc.Name
+}
+
+// ordered returns the wires in an order that is the same each time.
+func (f *filters) ordered() []wire {
+	var all []wire
+	for w := range f.of {
+		all = append(all, w)
+	}
+	slices.SortFunc(all, func(a, b wire) int {
+		return cmp.Or(cmp.Compare(a.framing, b.framing), cmp.Compare(a.netmask, b.netmask))
+	})
+	return all
+}
+
+// program names the program for a wire and direction. The object has one for each framing; where
+// that needs several filters, copies of it hold the others.
+func (f *filters) program(w wire, dir hook.Direction) string {
+	name := programs[w.framing][dir]
+	if n := slices.Index(f.ordered(), w); n > 0 && f.ordered()[n-1].framing == w.framing {
+		name += fmt.Sprintf("_%x", w.netmask)
+	}
+	return name
+}
+
+// inject leaves in spec the programs for these wires and directions only, each with its filter in form.
+func (f *filters) inject(spec *ebpf.CollectionSpec, needs map[wire][]hook.Direction, form filter.Form) error {
+	wanted := map[string]*ebpf.ProgramSpec{}
+	for w, dirs := range needs {
+		for _, dir := range dirs {
+			p := spec.Programs[programs[w.framing][dir]].Copy()
+			if err := f.of[w].Inject(p, filter.How{Form: form, Egress: dir == hook.Egress}); err != nil {
+				return err
+			}
+			wanted[f.program(w, dir)] = p
+		}
+	}
+	spec.Programs = wanted
+	f.form = form
+	return nil
+}
+
+// exact tells whether the programs decide about every packet.
+func (f *filters) exact() bool {
+	for _, of := range f.of {
+		if !of.Trivial() && !of.Exact(f.form) {
+			return false
+		}
+	}
+	return true
+}
+
+// trivial tells whether there is nothing to filter.
+func (f *filters) trivial() bool {
+	for _, of := range f.of {
+		if !of.Trivial() {
+			return false
+		}
+	}
+	return true
+}
+
+// smaller returns the form for an attempt. The error is plugin.ErrSmallest.
+func (f *filters) smaller(forms []filter.Form, attempt int) (filter.Form, error) {
+	if attempt >= len(forms) || attempt > 0 && f.trivial() {
+		return 0, plugin.ErrSmallest
+	}
+	return forms[attempt], nil
+}
