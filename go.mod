@@ -4,7 +4,6 @@ go 1.26.0
 
 require (
 	github.com/cilium/ebpf v0.22.0
-	github.com/cloudflare/cbpfc v0.0.0-20260219140841-0661ad29132c
 	github.com/google/go-cmp v0.7.0
 	github.com/jschwinger233/elibpcap v1.1.0
 	github.com/rogpeppe/go-internal v1.15.0
@@ -16,6 +15,7 @@ require (
 )
 
 require (
+	github.com/cloudflare/cbpfc v0.0.0-20260219140841-0661ad29132c // indirect
 	github.com/cpuguy83/go-md2man/v2 v2.0.7 // indirect
 	github.com/pkg/errors v0.9.1 // indirect
 	github.com/russross/blackfriday/v2 v2.1.0 // indirect

@@ -27,7 +27,6 @@ func TestDumpIsThatOfTcpdump(t *testing.T) {
 			"port https",
 			"host 10.0.0.1 and tcp port 443",
 			"host 2001:db8::1",
-			"vlan 100 and udp port 53",
 			"ip[2:2] = len - 14",
 			"tcp port 80 and (((ip[2:2] - ((ip[0]&0xf)<<2)) - ((tcp[12]&0xf0)>>2)) != 0)",
 			"not (arp or stp) and greater 100",

@@ -143,15 +143,15 @@ func (l layout) ahead(n int, limit uint32) uint32 {
 	return furthest
 }
 
-// run returns how many nodes from n on do nothing but compare A with a constant each, and go
-// to the same node where it is equal and to the next one otherwise.
-func (l layout) run(n int) int {
-	count := 0
-	for i := n; i < len(l) && l[i].op == opJumpEq && l[i].yes == l[n].yes; i++ {
-		count++
-		if l[i].no != i+1 || i+1 < len(l) && l[i+1].into != 1 {
+// run returns the nodes, from n on, that do nothing but compare A with a constant each, and go to
+// the same node where it is equal and on to the next one otherwise.
+func (l layout) run(n int) []int {
+	var run []int
+	for to := l[n].yes; l[n].op == opJumpEq && l[n].yes == to; n = l[n].no {
+		if len(run) > 0 && l[n].into != 1 {
 			break
 		}
+		run = append(run, n)
 	}
-	return count
+	return run
 }

@@ -164,7 +164,19 @@ func parse(raw []bpf.RawInstruction) (program, error) {
 		}
 		p[i] = n
 	}
+	for i := range p {
+		p[i].jt, p[i].jf = p.through(p[i].jt), p.through(p[i].jf)
+	}
 	return p, nil
+}
+
+// through returns where the program comes to from i by forward jumps alone: libpcap makes long
+// jumps of short ones and those.
+func (p program) through(i int) int {
+	for p[i].isAlways() && p[i].jt > i {
+		i = p[i].jt
+	}
+	return i
 }
 
 // next returns where the program may go on behind an instruction.

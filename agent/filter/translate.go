@@ -111,12 +111,13 @@ type translator struct {
 	slow           label // direct: the load-bytes form must do it
 
 	// Of the form that is being written:
-	direct bool
-	a, x   asm.Register
-	head   uint32 // load-bytes: bytes of the copy of the packet's head
-	copyAt int16  // and where it is on the stack
-	layout layout
-	labels []label // of the layout's nodes
+	direct  bool
+	a, x    asm.Register
+	head    uint32 // load-bytes: bytes of the copy of the packet's head
+	copyAt  int16  // and where it is on the stack
+	layout  layout
+	labels  []label // of the layout's nodes
+	written []bool  // of those: a search before has done it
 }
 
 // hybrid writes the direct form, and behind it the other for what that cannot read.
@@ -214,18 +215,26 @@ func (t *translator) write(p program, limit uint32) {
 		}
 	}
 	needs := t.layout.needs(limit)
-	for n := 0; n < len(t.layout); {
+	t.written = make([]bool, len(t.layout))
+	for n := range t.layout {
+		if t.written[n] {
+			continue
+		}
 		t.relay(64)
 		t.bind(t.labels[n])
-		run := t.layout.run(n)
-		if run >= minSearch {
-			t.search(n, run)
+		if run := t.layout.run(n); len(run) >= minSearch {
+			t.search(run)
 		} else {
-			run = 1
 			t.node(n, needs[n])
 		}
-		n += run
 	}
+}
+
+// follows tells whether a node is what is written behind node n.
+func (t *translator) follows(n, to int) bool {
+	for n++; n < len(t.written) && t.written[n]; n++ {
+	}
+	return n == to
 }
 
 // ends tells whether an instruction cannot be gone on from: it reads before the packet, which
@@ -276,7 +285,7 @@ func (t *translator) node(n int, need uint32) {
 
 // goOn leads from node n to another.
 func (t *translator) goOn(n, to int) {
-	if to != n+1 {
+	if !t.follows(n, to) {
 		t.always(t.to(to))
 	}
 }
@@ -482,7 +491,7 @@ func (t *translator) branch(n int) {
 		return
 	}
 	ops := jumpOps[in.op&opMask]
-	if in.yes == n+1 && ops.inverse != asm.InvalidJumpOp {
+	if t.follows(n, in.yes) && ops.inverse != asm.InvalidJumpOp {
 		t.compare(ops.inverse, in.insn, in.no)
 		return
 	}
@@ -513,17 +522,17 @@ func (t *translator) against(op asm.JumpOp, k uint32) asm.Instruction {
 }
 
 // search writes a run of comparisons as a binary search.
-func (t *translator) search(n, run int) {
-	last := n + run - 1
+func (t *translator) search(run []int) {
 	var ks []uint32
-	for _, in := range t.layout[n : last+1] {
-		ks = append(ks, in.k)
+	for _, n := range run {
+		ks = append(ks, t.layout[n].k)
+		t.written[n] = true
 	}
 	slices.Sort(ks)
 	missed := t.label()
-	t.split(slices.Compact(ks), t.to(t.layout[n].yes), missed)
+	t.split(slices.Compact(ks), t.to(t.layout[run[0]].yes), missed)
 	t.bind(missed)
-	t.goOn(last, t.layout[last].no)
+	t.goOn(run[0], t.layout[run[len(run)-1]].no)
 }
 
 func (t *translator) split(ks []uint32, found, missed label) {
