@@ -11,6 +11,7 @@ import (
 
 	"droidtap/agent/filter"
 	"droidtap/agent/pcapng"
+	"droidtap/scripts/libpcaptest"
 )
 
 // expressions reads a file of testdata: one on a line, # begins a comment.
@@ -35,74 +36,91 @@ var forms = []filter.Form{filter.Hybrid, filter.LoadBytes}
 // wire is what one link type's filters are compared over.
 type wire struct {
 	linkType pcapng.LinkType
-	packets  [][]byte
-	file     []byte
+	packets  []libpcaptest.Packet
 	tooShort int // packets over which the kernel does not run programs
 }
 
+// newWire makes the corpus. Of some Ethernet packets there is a second one, with a tag that is kept beside it.
 func newWire(l pcapng.LinkType) *wire {
 	const mutants = 150
-	packets := corpus(frames(), mutants)
+	w := &wire{linkType: l}
+	all := corpus(frames(), mutants)
 	if l == pcapng.Raw {
-		packets = corpus(ipPackets(), mutants)
+		all = corpus(ipPackets(), mutants)
 	}
-	w := &wire{linkType: l, packets: packets, file: pcapFile(l, packets)}
-	for _, p := range packets {
-		if len(p) < minRun {
+	for i, p := range all {
+		w.packets = append(w.packets, libpcaptest.Packet{Bytes: p})
+		if l == pcapng.Ethernet && i%5 == 0 && len(p) >= minRun {
+			w.packets = append(w.packets, libpcaptest.Packet{Bytes: p, Tag: []uint16{100, 200, 300}[i%3]})
+		}
+	}
+	for _, p := range w.packets {
+		if len(p.Bytes) < minRun {
 			w.tooShort++
 		}
 	}
 	return w
 }
 
-// compare holds the injected filter against tcpdump, packet by packet.
-func (w *wire) compare(t *testing.T, expr string) {
-	want := tcpdumpVerdicts(t, w.file, len(w.packets), expr)
+// compare holds a filter in every form against libpcap's verdicts, packet by packet: in the kernel, and in the agent.
+func (w *wire) compare(t *testing.T, expr string, f filter.Filter, want []bool) (accepted int) {
+	t.Helper()
 	for _, form := range forms {
-		w.compareForm(t, expr, form, want)
-	}
-}
-
-func (w *wire) compareForm(t *testing.T, expr string, form filter.Form, want []bool) {
-	p := compiled(t, w.linkType, expr, filter.How{Form: form})
-	accepted, notRun := 0, 0
-	for i, packet := range w.packets {
-		got, ok := kernelVerdict(t, p, packet)
-		if !ok {
-			notRun++
-			continue
+		spec := verdictSpec(t, w.linkType)
+		if err := f.Inject(spec.Programs["verdict"], filter.How{Form: form}); err != nil {
+			t.Fatalf("%q: %v", expr, err)
 		}
+		p := load(t, spec)
+		notRun := 0
+		for i, packet := range w.packets {
+			got, ok := kernelVerdict(t, p, packet)
+			switch {
+			case !ok:
+				notRun++
+			case got != want[i] && (!got || f.Exact(form)):
+				t.Fatalf("%q in form %v, packet %d: accepted is %v, and libpcap says %v: %x tag %d", expr, form, i, got, want[i], packet.Bytes, packet.Tag)
+			}
+		}
+		if notRun != w.tooShort {
+			t.Fatalf("the kernel ran no program over %d packets, and %d are shorter than %d bytes", notRun, w.tooShort, minRun)
+		}
+		p.Close()
+	}
+	for i, packet := range w.packets {
+		got := f.Match(packet.Bytes, filter.Meta{Length: uint32(len(packet.Bytes)), VlanPresent: packet.Tag != 0, VlanTCI: packet.Tag})
 		if got != want[i] {
-			t.Errorf("form %v, packet %d: accepted is %v, and tcpdump says %v: %x", form, i, got, want[i], packet)
+			t.Fatalf("%q in the agent, packet %d: accepted is %v, and libpcap says %v: %x tag %d", expr, i, got, want[i], packet.Bytes, packet.Tag)
 		}
 		if got {
 			accepted++
 		}
 	}
-	if notRun != w.tooShort {
-		t.Errorf("the kernel ran no program over %d packets, and %d are shorter than %d bytes", notRun, w.tooShort, minRun)
-	}
-	if run := len(w.packets) - notRun; accepted == 0 || accepted == run {
-		t.Errorf("accepts %d of %d packets, which tells nothing: change the expression or the corpus", accepted, run)
-	}
+	return accepted
 }
 
 func differential(t *testing.T, l pcapng.LinkType, all []string) {
 	t.Helper()
 	needRoot(t)
-	needTcpdump(t)
 	w := newWire(l)
 	t.Logf("%d expressions over %d packets, of which %d are too short for BPF_PROG_TEST_RUN", len(all), len(w.packets), w.tooShort)
 	for _, expr := range all {
-		t.Run(expr, func(t *testing.T) { w.compare(t, expr) })
+		t.Run(expr, func(t *testing.T) {
+			want, err := libpcaptest.Verdicts(expr, l, 0, w.packets)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if n := w.compare(t, expr, compile(t, expr, l), want); n == 0 || n == len(want) {
+				t.Errorf("accepts %d of %d packets, which tells nothing: change the expression or the corpus", n, len(want))
+			}
+		})
 	}
 }
 
-func TestVerdictIsThatOfTcpdump(t *testing.T) {
+func TestVerdictIsThatOfLibpcap(t *testing.T) {
 	differential(t, pcapng.Ethernet, expressions(t, "expressions.txt"))
 }
 
-func TestVerdictIsThatOfTcpdumpWithoutEthernetHeader(t *testing.T) {
+func TestVerdictIsThatOfLibpcapWithoutEthernetHeader(t *testing.T) {
 	differential(t, pcapng.Raw, expressions(t, "expressions-l3.txt"))
 }
 

@@ -154,15 +154,19 @@ func TestRealProgramsAgreeWithTcpdump(t *testing.T) {
 		pcapng.Raw:      {"l3_ingress", "l3_egress"},
 	}
 	for l, names := range programs {
-		w := newWire(l)
-		w.logNotRun(t)
+		packets := corpus(frames(), 150)
+		if l == pcapng.Raw {
+			packets = corpus(ipPackets(), 150)
+		}
+		file := pcapFile(l, packets)
+		logNotRun(t, packets)
 		for _, expr := range []string{
 			"tcp port 443",
 			"host 2001:db8::1 and not udp",
 			"tcp[((tcp[12] & 0xf0) >> 2):4] = 0x47455420",
 			"ip[12:4] > ip[16:4] or len < 60",
 		} {
-			want := tcpdumpVerdicts(t, w.file, len(w.packets), expr)
+			want := tcpdumpVerdicts(t, file, len(packets), expr)
 			for _, object := range bpf.Names() {
 				for _, form := range forms {
 					spec := open(t, object)
@@ -170,7 +174,7 @@ func TestRealProgramsAgreeWithTcpdump(t *testing.T) {
 					coll := loadPacket(t, spec)
 					for _, name := range names {
 						t.Run(fmt.Sprintf("%s %s %v %s", object, name, form, expr), func(t *testing.T) {
-							w.compareCounted(t, coll, name, want)
+							compareCounted(t, coll, name, packets, want)
 						})
 					}
 				}
@@ -180,7 +184,7 @@ func TestRealProgramsAgreeWithTcpdump(t *testing.T) {
 }
 
 // logNotRun counts what compareCounted leaves out: these programs cannot cut a packet down, as verdictSpec's does.
-func (w *wire) logNotRun(t *testing.T) {
+func logNotRun(t *testing.T, packets [][]byte) {
 	t.Helper()
 	pass := load(t, &ebpf.CollectionSpec{Programs: map[string]*ebpf.ProgramSpec{"verdict": {
 		Type:         ebpf.SchedCLS,
@@ -188,19 +192,19 @@ func (w *wire) logNotRun(t *testing.T) {
 		Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, 0), asm.Return()},
 	}}})
 	notRun := 0
-	for _, packet := range w.packets {
+	for _, packet := range packets {
 		if _, err := pass.Run(&ebpf.RunOptions{Data: packet}); errors.Is(err, unix.EINVAL) {
 			notRun++
 		}
 	}
-	t.Logf("%d of %d packets of link type %d are too short for BPF_PROG_TEST_RUN", notRun, len(w.packets), w.linkType)
-	if notRun > len(w.packets)/3 {
+	t.Logf("%d of %d packets are too short for BPF_PROG_TEST_RUN", notRun, len(packets))
+	if notRun > len(packets)/3 {
 		t.Error("these are too many: make the corpus longer")
 	}
 }
 
-func (w *wire) compareCounted(t *testing.T, coll *ebpf.Collection, program string, want []bool) {
-	for i, packet := range w.packets {
+func compareCounted(t *testing.T, coll *ebpf.Collection, program string, packets [][]byte, want []bool) {
+	for i, packet := range packets {
 		before := received(t, coll)
 		ret, err := coll.Programs[program].Run(&ebpf.RunOptions{Data: packet})
 		if errors.Is(err, unix.EINVAL) {

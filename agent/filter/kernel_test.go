@@ -19,6 +19,7 @@ import (
 	"droidtap/agent/filter"
 	"droidtap/agent/pcapng"
 	"droidtap/bpf"
+	"droidtap/scripts/libpcaptest"
 )
 
 var stubOf = map[pcapng.LinkType]string{
@@ -70,20 +71,34 @@ const (
 	ctxDataEnd     = 80
 )
 
-// verdictSpec is a program that returns a stub's verdict on the packet. A mark
-// says how long the packet is to be: BPF_PROG_TEST_RUN takes no IP packet that is
-// shorter than the IP header, so that is made of a longer one.
+// verdictSpec is a program that returns a stub's verdict on the packet. Its mark says how long the packet is to be, if
+// not 0, and in the upper half a tag that is to be kept beside it: BPF_PROG_TEST_RUN takes no IP packet that is shorter
+// than the IP header, and none with a tag, so those are made of others.
 func verdictSpec(t *testing.T, l pcapng.LinkType) *ebpf.CollectionSpec {
 	t.Helper()
-	insns := asm.Instructions{
+	refuse := func(next string) asm.Instructions {
+		return asm.Instructions{
+			asm.JEq.Imm(asm.R0, 0, next),
+			asm.Mov.Imm(asm.R0, verdictRefused),
+			asm.Return(),
+		}
+	}
+	insns := slices.Concat(asm.Instructions{
 		asm.Mov.Reg(asm.R6, asm.R1).WithSymbol("verdict"),
-		asm.LoadMem(asm.R2, asm.R6, ctxMark, asm.Word),
-		asm.JEq.Imm(asm.R2, 0, "run"),
+		asm.LoadMem(asm.R7, asm.R6, ctxMark, asm.Word),
+		asm.Mov.Reg(asm.R2, asm.R7),
+		asm.And.Imm(asm.R2, 0xffff),
+		asm.JEq.Imm(asm.R2, 0, "tag"),
 		asm.Mov.Imm(asm.R3, 0),
 		asm.FnSkbChangeTail.Call(),
-		asm.JEq.Imm(asm.R0, 0, "run"),
-		asm.Mov.Imm(asm.R0, verdictRefused),
-		asm.Return(),
+	}, refuse("tag"), asm.Instructions{
+		asm.Mov.Reg(asm.R3, asm.R7).WithSymbol("tag"),
+		asm.RSh.Imm(asm.R3, 16),
+		asm.JEq.Imm(asm.R3, 0, "run"),
+		asm.Mov.Reg(asm.R1, asm.R6),
+		asm.Mov.Imm(asm.R2, 0x0081), // 802.1Q, in network order
+		asm.FnSkbVlanPush.Call(),
+	}, refuse("run"), asm.Instructions{
 		asm.Mov.Reg(asm.R1, asm.R6).WithSymbol("run"),
 		asm.Mov.Reg(asm.R2, asm.R6),
 		asm.Mov.Reg(asm.R3, asm.R6),
@@ -91,7 +106,7 @@ func verdictSpec(t *testing.T, l pcapng.LinkType) *ebpf.CollectionSpec {
 		asm.LoadMem(asm.R5, asm.R6, ctxDataEnd, asm.Word),
 		asm.Call.Label(stubOf[l]),
 		asm.Return(),
-	}
+	})
 	return &ebpf.CollectionSpec{Programs: map[string]*ebpf.ProgramSpec{"verdict": {
 		Name:         "verdict",
 		Type:         ebpf.SchedCLS,
@@ -144,12 +159,16 @@ const (
 
 // kernelVerdict runs a program over a packet. ok is false where the kernel does
 // not run programs over so short a packet.
-func kernelVerdict(t *testing.T, p *ebpf.Program, packet []byte) (accepts, ok bool) {
+func kernelVerdict(t *testing.T, p *ebpf.Program, of libpcaptest.Packet) (accepts, ok bool) {
 	t.Helper()
+	packet, mark := of.Bytes, uint32(of.Tag)<<16
 	opts := ebpf.RunOptions{Data: packet}
 	if len(packet) >= minRun && len(packet) < minIPRun {
 		opts.Data = append(slices.Clone(packet), make([]byte, minIPRun-len(packet))...)
-		opts.Context = skb{Mark: uint32(len(packet))}
+		mark |= uint32(len(packet))
+	}
+	if mark != 0 {
+		opts.Context = skb{Mark: mark}
 	}
 	ret, err := p.Run(&opts)
 	switch {

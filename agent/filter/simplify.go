@@ -408,7 +408,8 @@ func (s *simplifier) arrive(n int, st state) {
 	s.states[n] = &both
 }
 
-// maxAsked is how many open questions may lie between a block and the one where all answers meet.
+// maxAsked is how many open questions may lie between a block and the one where all answers meet: those
+// about a value that is known to be one of a few, as the protocol is behind "port".
 const maxAsked = 4
 
 // lead returns the furthest block that is reached for certain from block n with what st knows,
@@ -444,7 +445,7 @@ func (s *simplifier) follow(real, st state, n, asks int) (int, state) {
 			to = b.no
 		}
 		next, then = s.follow(real, st, to, asks)
-	case asks > 0:
+	case asks > 0 && b.end.op&srcX == 0 && st.facts.few(st.a):
 		yes, no := st, st
 		yes.facts, no.facts = s.outcomes(st, b)
 		var other int

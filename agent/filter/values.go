@@ -72,6 +72,12 @@ func (fs facts) decide(v value, op uint16, k uint32) (holds, known bool) {
 	return fs[at].decide(op, k)
 }
 
+// few tells whether v is known to be one of a few numbers.
+func (fs facts) few(v value) bool {
+	at := fs.find(v)
+	return at >= 0 && fs[at].among != nil
+}
+
 func (f fact) decide(op uint16, k uint32) (holds, known bool) {
 	for i, v := range f.among {
 		h := insn{op: op}.holds(v, k)
