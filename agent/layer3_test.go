@@ -23,44 +23,10 @@ const (
 	tunHere6, tunThere6 = "fd00:98::1", "fd00:98::2"
 )
 
-// openTun makes tun0, whose packets begin with the IP header, and reads what the kernel sends through it.
+// openTun makes tun0 with its addresses.
 func openTun(t *testing.T, s nettest.Space) *os.File {
 	t.Helper()
-	var tun *os.File
-	s.Must(t, func() error {
-		fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
-		if err != nil {
-			return err
-		}
-		tun = os.NewFile(uintptr(fd), "tun0")
-		req, err := unix.NewIfreq("tun0")
-		if err != nil {
-			return err
-		}
-		req.SetUint16(unix.IFF_TUN | unix.IFF_NO_PI)
-		return unix.IoctlIfreq(fd, unix.TUNSETIFF, req)
-	})
-	read := make(chan struct{})
-	// Only now can it be polled (drivers/net/tun.c tun_chr_poll), so the one above must not be read from.
-	fd, err := unix.Dup(int(tun.Fd()))
-	must(t, err)
-	must(t, unix.SetNonblock(fd, true))
-	reader := os.NewFile(uintptr(fd), "tun0")
-	go func() {
-		defer close(read)
-		b := make([]byte, 64<<10)
-		for {
-			if _, err := reader.Read(b); err != nil {
-				return
-			}
-		}
-	}()
-	t.Cleanup(func() {
-		_ = tun.Close()
-		_ = reader.Close()
-		<-read
-	})
-	s.Run(t, "ip", "link", "set", "tun0", "addrgenmode", "none", "up")
+	tun := nettest.OpenTun(t, s, "tun0")
 	s.Run(t, "ip", "addr", "add", tunHere4+"/24", "dev", "tun0")
 	s.Run(t, "ip", "addr", "add", tunHere6+"/64", "dev", "tun0", "nodad")
 	return tun
