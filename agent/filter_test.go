@@ -192,3 +192,92 @@ func TestFilters(t *testing.T) {
 		})
 	}
 }
+
+// TestTooMuchForTheKernel has expressions that some kernel refuses: the program becomes smaller, and at last there is none
+// and the agent filters. Never is there no filter.
+func TestTooMuchForTheKernel(t *testing.T) {
+	nettest.Require(t, "agent")
+	hosts := func(n int) string {
+		var list []string
+		for i := range n {
+			list = append(list, fmt.Sprintf("host 2001:db8::%x", i+1))
+		}
+		return strings.Join(list, " or ")
+	}
+	for _, c := range []struct {
+		rule  string
+		expr  string
+		form  string
+		warns bool
+	}{
+		{"one that fits", "udp port 9 or " + hosts(20), "hybrid", false},
+		{"one with too many branches in the hybrid form", "udp port 9 or " + hosts(500), "load-bytes", false},
+		{"one with too many branches", "udp port 9 or " + hosts(1300), "agent", true},
+	} {
+		t.Run(c.rule, func(t *testing.T) {
+			near, far := nettest.Pair(t)
+			dir := t.TempDir()
+			file, text := filepath.Join(dir, "out.pcapng"), filepath.Join(dir, "expr")
+			must(t, os.WriteFile(text, []byte(c.expr), 0o600))
+			p := startAgent(t, near, file, "-v", "-i", "veth0", "-s", "60", "-F", text)
+			if !strings.Contains(p.Stderr(), "form "+c.form) || strings.Contains(p.Stderr(), "the agent filters behind it") != c.warns {
+				t.Errorf("it is said:\n%s", p.Stderr())
+			}
+			datagrams(t, far, 5)
+			far.Must(t, func() error { return nettest.Send("veth0", markers(endIn)...) }) // one each of IPv4 and IPv6 matches
+			nettest.Await(t, file, func(p nettest.Packet) bool { return p.Length == endIn && p.Data[12] == 0x86 })
+			p.Stop(t, syscall.SIGINT)
+			f, err := nettest.Read(file)
+			must(t, err)
+			if len(f.Packets) != 7 || len(f.Packets[0].Data) != 60 {
+				t.Errorf("%d packets, the first of %d bytes, are in the file", len(f.Packets), len(f.Packets[0].Data))
+			}
+			said := counters(t, p.Stderr())
+			if said["received by filter"] != 7 || (said["left out by the filter in the agent"] > 0) != c.warns {
+				t.Errorf("it is said at the end:\n%s", p.Stderr())
+			}
+			if s := f.Interfaces[0].Statistics; s[6] != 7 {
+				t.Errorf("interface statistics %v", s)
+			}
+		})
+	}
+}
+
+// TestBroadcast has interfaces with different netmasks: each has the broadcast address of its own.
+func TestBroadcast(t *testing.T) {
+	nettest.Require(t, "agent")
+	for _, variant := range [][]string{variants[0], variants[3]} {
+		t.Run(variant[1]+" "+variant[3], func(t *testing.T) {
+			near, far := nettest.Pair(t)
+			near.Run(t, "ip", "link", "add", "veth9", "type", "veth", "peer", "name", "veth9", "netns", far.Name)
+			for _, s := range []nettest.Space{near, far} {
+				s.Run(t, "ip", "link", "set", "veth9", "addrgenmode", "none")
+				s.Run(t, "ip", "link", "set", "veth9", "up")
+			}
+			near.Run(t, "ip", "addr", "add", "10.96.0.1/16", "dev", "veth9")
+			file := filepath.Join(t.TempDir(), "broadcast.pcapng")
+			p := startAgent(t, near, file, append(append([]string{"-i", "veth0,veth9"}, variant...), "ip broadcast and udp")...)
+			to := func(dst string, length int) []byte {
+				return nettest.Ethernet(otherMAC, nettest.FarMAC, nettest.TypeIPv4, nettest.IPv4("10.97.0.1", dst, 17, 0, nil, nettest.UDP(5, 9, make([]byte, length-42))))
+			}
+			far.Must(t, func() error {
+				return errors.Join(
+					nettest.Send("veth0", to("10.99.0.255", 101), to("10.99.255.255", 102), to("10.99.0.7", 103), to("255.255.255.255", 104)),
+					nettest.Send("veth9", to("10.96.0.255", 111), to("10.96.255.255", 112), to("10.99.0.255", 113), to("255.255.255.255", 114)))
+			})
+			nettest.Await(t, file, func(p nettest.Packet) bool { return p.Length == 114 })
+			p.Stop(t, syscall.SIGINT)
+			f, err := nettest.Read(file)
+			must(t, err)
+			var got []string
+			for _, p := range f.Packets {
+				got = append(got, fmt.Sprintf("%s %d", f.Interfaces[p.Interface].Name, p.Length))
+			}
+			// Any host part of ones or zeros is a broadcast: 10.99.255.255 ends in 255, too.
+			want := []string{"veth0 101", "veth0 102", "veth0 104", "veth9 112", "veth9 114"}
+			if diff := cmp.Diff(want, got); diff != "" {
+				t.Errorf("(-want +got):\n%s", diff)
+			}
+		})
+	}
+}

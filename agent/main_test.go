@@ -9,6 +9,7 @@ import (
 )
 
 // TestMain puts an "agent" in front of PATH that is this test's own binary: what runs is the code under test.
+// "agent-replace" is an agent that also reads expressions from standard input: see replace_test.go.
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"agent": main})
+	testscript.Main(m, map[string]func(){"agent": main, "agent-replace": replaceMain})
 }

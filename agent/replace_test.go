@@ -1,0 +1,179 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/urfave/cli/v2"
+
+	"droidtap/agent/capture"
+	"droidtap/scripts/nettest"
+)
+
+// replaceMain is an agent whose filter is replaced by each line of standard input. To standard error it says how that
+// went. It ends with the input.
+func replaceMain() {
+	app := newApp(os.Stdout, os.Stderr)
+	app.Action = func(c *cli.Context) error {
+		cfg, err := configure(c)
+		if err != nil {
+			return err
+		}
+		cfg.Control = &capture.Control{}
+		if err := cfg.Control.Replace(c.Context, "udp"); err != capture.ErrNotRunning {
+			return fmt.Errorf("replaced before the start: %w", err)
+		}
+		ctx, stop := context.WithCancel(c.Context)
+		ready := cfg.Ready
+		cfg.Ready = func(file string) {
+			ready(file)
+			go func() {
+				defer stop()
+				lines := bufio.NewScanner(os.Stdin)
+				for n := 1; lines.Scan(); n++ {
+					if err := cfg.Control.Replace(ctx, lines.Text()); err != nil {
+						fmt.Fprintf(os.Stderr, "%d not replaced, exit code %d: %v\n", n, exitCode(err), err)
+					} else {
+						fmt.Fprintf(os.Stderr, "%d replaced\n", n)
+					}
+				}
+			}()
+		}
+		sum, err := capture.Run(ctx, nil, cfg)
+		printSummary(os.Stderr, sum)
+		if again := cfg.Control.Replace(c.Context, "udp"); again != capture.ErrNotRunning {
+			return fmt.Errorf("replaced after the end: %w", again)
+		}
+		return err
+	}
+	args, err := normalise(os.Args, app.Flags)
+	if err == nil {
+		err = app.Run(args)
+	}
+	os.Exit(report(os.Stderr, err))
+}
+
+// ports of TestReplace: what both filters match, what one of them does, and what neither does.
+const (
+	bothPort = 4000 + iota
+	onePort
+	otherPort
+	neitherPort
+)
+
+// TestReplace replaces the filter under traffic, over and over. Each packet that both filters match is in the file, once,
+// and none that neither does.
+func TestReplace(t *testing.T) {
+	nettest.Require(t, "agent-replace")
+	for _, c := range []struct {
+		variant    []string
+		rule       string
+		one, other string
+	}{
+		{variants[0], "exact filters", "udp and (port 4000 or port 4001)", "udp port 4000 or udp port 4002"},
+		{variants[1], "exact filters", "udp and (port 4000 or port 4001)", "udp port 4000 or udp port 4002"},
+		{variants[3], "exact filters", "udp and (port 4000 or port 4001)", "udp port 4000 or udp port 4002"},
+		{variants[0], "filters of which one is judged behind the kernel", "ip protochain 17 and (port 4000 or port 4001)", "udp port 4000 or udp port 4002"},
+		{variants[3], "filters that are judged behind the kernel", "ip protochain 17 and (port 4000 or port 4001)", "ip protochain 17 and (port 4000 or port 4002)"},
+	} {
+		t.Run(fmt.Sprintf("%s %s %s", c.variant[1], c.variant[3], c.rule), func(t *testing.T) {
+			near, far := nettest.Pair(t)
+			file := filepath.Join(t.TempDir(), "replaced.pcapng")
+			cmd := near.Command(append(append([]string{"agent-replace", "-U", "-B", "65536", "-s", "64", "-w", file, "-i", "veth0"}, c.variant...), c.one)...)
+			stdin, err := cmd.StdinPipe()
+			must(t, err)
+			p := nettest.Start(t, cmd, "capturing on veth0")
+			stop, stopped := make(chan struct{}), make(chan error)
+			sent := 0
+			go func() {
+				stopped <- far.Do(0, func() (err error) {
+					sent, err = flood(stop)
+					return err
+				})
+			}()
+			const rounds = 30
+			for n := 1; n <= rounds; n++ {
+				expr := c.other
+				if n%2 == 0 {
+					expr = c.one
+				}
+				_, err := io.WriteString(stdin, expr+"\n")
+				must(t, err)
+				p.Await(t, fmt.Sprintf("%d replaced\n", n))
+			}
+			_, err = io.WriteString(stdin, "tcp port\n")
+			must(t, err)
+			p.Await(t, fmt.Sprintf("%d not replaced, exit code 2: filter \"tcp port\": can't parse filter expression: syntax error\n", rounds+1))
+			close(stop)
+			must(t, <-stopped)
+			must(t, stdin.Close())
+			if code := p.Wait(t); code != 0 {
+				t.Fatalf("code %d:\n%s", code, p.Stderr())
+			}
+			f, err := nettest.Read(file)
+			must(t, err)
+			got := map[int]int{}
+			for _, packet := range f.Packets {
+				got[int(packet.Data[36])<<8|int(packet.Data[37])]++
+				if len(packet.Data) != 64 {
+					t.Fatalf("a packet has %d bytes, and -s is 64", len(packet.Data))
+				}
+			}
+			t.Logf("%d packets to each port; in the file: %v", sent, got)
+			if got[bothPort] != sent {
+				t.Errorf("%d packets that both filters match are in the file, and %d were sent:\n%s", got[bothPort], sent, p.Stderr())
+			}
+			if got[neitherPort] != 0 {
+				t.Errorf("%d packets that neither filter matches are in the file", got[neitherPort])
+			}
+			if got[onePort] == 0 || got[otherPort] == 0 || got[onePort] == sent || got[otherPort] == sent {
+				t.Error("one of the filters was never in force")
+			}
+			if said := counters(t, p.Stderr()); said["captured"] != len(f.Packets) || said["received by filter"] != len(f.Packets) {
+				t.Errorf("%d packets are in the file:\n%s", len(f.Packets), p.Stderr())
+			}
+			b, err := os.ReadFile(file)
+			must(t, err)
+			if n := strings.Count(string(b), "from here on the filter is: "+c.other); n != rounds/2 {
+				t.Errorf("the file tells %d times that the other filter holds", n)
+			}
+		})
+	}
+}
+
+// flood sends packets of 100 bytes to each port in turns, until stop is closed. It returns how many each got.
+func flood(stop <-chan struct{}) (sent int, err error) {
+	var conns []net.Conn
+	for port := bothPort; port <= neitherPort; port++ {
+		c, err := net.Dial("udp", net.JoinHostPort(nettest.Near4, fmt.Sprint(port)))
+		if err != nil {
+			return 0, err
+		}
+		defer c.Close()
+		conns = append(conns, c)
+	}
+	for ; ; sent++ {
+		select {
+		case <-stop:
+			return sent, nil
+		default:
+		}
+		for _, c := range conns {
+			// An answer that nobody listens there is the error of the next one.
+			if _, err := c.Write(make([]byte, 58)); err != nil {
+				if _, err := c.Write(make([]byte, 58)); err != nil {
+					return sent, err
+				}
+			}
+		}
+	}
+}
