@@ -18,4 +18,8 @@ func Simplified(expr string, l pcapng.LinkType) (Filter, error) {
 	return f, nil
 }
 
-func Sizes(f, g Filter) (int, int) { return len(f.program), len(g.program) }
+// Endless tells whether the program would run for ever over a whole packet, as libpcap's interpreter then does.
+func Endless(f Filter, packet []byte) bool {
+	_, ends := f.run(packet, Meta{Length: uint32(len(packet))})
+	return !ends
+}

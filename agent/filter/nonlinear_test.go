@@ -83,41 +83,51 @@ func (r *txRing) send(packet []byte) error {
 	return unix.Sendto(r.fd, nil, 0, &r.address)
 }
 
-// recorder is filters on the way out of an interface, which note their verdict on every packet.
+// recorder is filters on the way out of an interface, which note their verdict on every packet. The first program is
+// attached and counts the packets; each calls the next one, since the kernel takes its time to attach.
 type recorder struct {
 	linkType pcapng.LinkType
-	ifindex  int
 	packets  int
 	count    *ebpf.Map // packets so far
-	links    []link.Link
-	verdicts []*ebpf.Map // of each filter: 1 rejects, 2 accepts
+	programs *ebpf.Map
+	link     link.Link
+	verdicts []*ebpf.Map // of each filter, by the number of the packet: see noted
 }
 
-// noted is what stands in verdicts for a packet that no program saw.
+// noted is what stands in verdicts for a packet that is rejected; one more says that it is accepted.
 const noted = 1
 
+// together is how many filters see a packet: a program calls 33 others at most.
+const together = 32
+
 func newRecorder(l pcapng.LinkType, ifindex, packets int) (*recorder, error) {
-	r := &recorder{linkType: l, ifindex: ifindex, packets: packets}
+	r := &recorder{linkType: l, packets: packets}
 	var err error
 	if r.count, err = ebpf.NewMap(&ebpf.MapSpec{Type: ebpf.Array, KeySize: 4, ValueSize: 4, MaxEntries: 1}); err != nil {
 		return nil, err
 	}
-	return r, r.attach(ebpf.ProgramSpec{Instructions: slices.Concat(ours("count"), r.lookup(), asm.Instructions{
-		asm.LoadMem(asm.R1, asm.R0, 0, asm.Word),
-		asm.Add.Imm(asm.R1, 1),
-		asm.StoreMem(asm.R0, 0, asm.R1, asm.Word),
-		asm.Mov.Imm(asm.R0, -1).WithSymbol("out"),
-		asm.Return(),
-	})})
-}
-
-// ours goes on with packets that count only, with the context in R6.
-func ours(program string) asm.Instructions {
-	return asm.Instructions{
-		asm.Mov.Reg(asm.R6, asm.R1).WithSymbol(program),
-		asm.LoadMem(asm.R2, asm.R1, ctxMark, asm.Word),
-		asm.JNE.Imm(asm.R2, ourMark, "out"),
+	if r.programs, err = ebpf.NewMap(&ebpf.MapSpec{Type: ebpf.ProgramArray, KeySize: 4, ValueSize: 4, MaxEntries: together}); err != nil {
+		return nil, err
 	}
+	prog, err := ebpf.NewProgram(&ebpf.ProgramSpec{Type: ebpf.SchedCLS, License: "GPL", Instructions: slices.Concat(
+		asm.Instructions{
+			asm.Mov.Reg(asm.R6, asm.R1),
+			asm.LoadMem(asm.R2, asm.R1, ctxMark, asm.Word),
+			asm.JNE.Imm(asm.R2, ourMark, "out"),
+		},
+		r.lookup(),
+		asm.Instructions{
+			asm.LoadMem(asm.R1, asm.R0, 0, asm.Word),
+			asm.Add.Imm(asm.R1, 1),
+			asm.StoreMem(asm.R0, 0, asm.R1, asm.Word),
+		},
+		r.next(0))})
+	if err != nil {
+		return nil, err
+	}
+	defer prog.Close()
+	r.link, err = link.AttachTCX(link.TCXOptions{Interface: ifindex, Program: prog, Attach: ebpf.AttachTCXEgress})
+	return r, err
 }
 
 // lookup leaves the counter's address in R0.
@@ -132,19 +142,16 @@ func (r *recorder) lookup() asm.Instructions {
 	}
 }
 
-func (r *recorder) attach(p ebpf.ProgramSpec) error {
-	p.Type, p.License = ebpf.SchedCLS, "GPL"
-	prog, err := ebpf.NewProgram(&p)
-	if err != nil {
-		return err
+// next goes on with a filter, where there is one.
+func (r *recorder) next(filter int) asm.Instructions {
+	return asm.Instructions{
+		asm.Mov.Reg(asm.R1, asm.R6),
+		asm.LoadMapPtr(asm.R2, r.programs.FD()),
+		asm.Mov.Imm(asm.R3, int32(filter)),
+		asm.FnTailCall.Call(),
+		asm.Mov.Imm(asm.R0, -1).WithSymbol("out"),
+		asm.Return(),
 	}
-	defer prog.Close()
-	l, err := link.AttachTCX(link.TCXOptions{Interface: r.ifindex, Program: prog, Attach: ebpf.AttachTCXEgress})
-	if err != nil {
-		return err
-	}
-	r.links = append(r.links, l)
-	return nil
 }
 
 // add adds a filter behind the others.
@@ -153,9 +160,10 @@ func (r *recorder) add(t *testing.T, f filter.Filter, form filter.Form) error {
 	if err != nil {
 		return err
 	}
+	n := len(r.verdicts)
 	r.verdicts = append(r.verdicts, m)
-	p := ebpf.ProgramSpec{Name: "record", Instructions: slices.Concat(
-		ours("record"),
+	p := ebpf.ProgramSpec{Name: "record", Type: ebpf.SchedCLS, License: "GPL", Instructions: slices.Concat(
+		asm.Instructions{asm.Mov.Reg(asm.R6, asm.R1).WithSymbol("record")},
 		r.lookup(),
 		asm.Instructions{
 			asm.LoadMem(asm.R1, asm.R0, 0, asm.Word),
@@ -175,42 +183,39 @@ func (r *recorder) add(t *testing.T, f filter.Filter, form filter.Form) error {
 			asm.Add.Imm(asm.R3, -4),
 			asm.Mov.Imm(asm.R4, 0),
 			asm.FnMapUpdateElem.Call(),
-			asm.Mov.Imm(asm.R0, -1).WithSymbol("out"),
-			asm.Return(),
 		},
+		r.next(n+1),
 		stub(t, stubOf[r.linkType]))}
 	if err := f.Inject(&p, filter.How{Form: form, Egress: true}); err != nil {
 		return err
 	}
-	return r.attach(p)
+	prog, err := ebpf.NewProgram(&p)
+	if err != nil {
+		return err
+	}
+	defer prog.Close()
+	return r.programs.Update(uint32(n), prog, ebpf.UpdateAny)
 }
 
-// verdict tells what a filter said of packet n.
-func (r *recorder) verdict(filter, n int) (accepts bool, err error) {
-	var v uint32
-	if err := r.verdicts[filter].Lookup(uint32(n+1), &v); err != nil {
-		return false, err
+// said returns what a filter noted of each packet.
+func (r *recorder) said(filter int) ([]uint32, error) {
+	keys, values := make([]uint32, r.packets+1), make([]uint32, r.packets+1)
+	var cursor ebpf.MapBatchCursor
+	n, err := r.verdicts[filter].BatchLookup(&cursor, keys, values, nil)
+	if err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) || n != len(values) {
+		return nil, fmt.Errorf("read %d of %d verdicts: %w", n, len(values), err)
 	}
-	if v < noted || v > noted+1 {
-		return false, fmt.Errorf("no verdict on packet %d", n)
-	}
-	return v == noted+1, nil
+	return values[1:], nil // the counter begins with 1
 }
 
 // close takes the filters off, and all else.
 func (r *recorder) close() error {
-	var errs []error
-	for _, l := range slices.Backward(r.links) {
-		errs = append(errs, l.Close())
-	}
-	for _, m := range append(r.verdicts, r.count) {
+	errs := []error{r.link.Close()}
+	for _, m := range append(r.verdicts, r.count, r.programs) {
 		errs = append(errs, m.Close())
 	}
 	return errors.Join(errs...)
 }
-
-// together is how many filters see a packet: TCX takes 64 programs.
-const together = 60
 
 // TestNonLinear has every expression of the files and some generated ones over packets whose linear head is the
 // link-layer header alone, or nothing where there is none: all that the direct form cannot read.
@@ -302,11 +307,15 @@ func nonLinear(t *testing.T, l pcapng.LinkType, device string, exprs []string, p
 		return fmt.Errorf("%d of %d packets came to the hook: %w", sent, len(packets), err)
 	}
 	for i, run := range runs {
+		said, err := r.said(i)
+		if err != nil {
+			return err
+		}
 		for n, p := range packets {
-			got, err := r.verdict(i, n)
-			if err != nil {
-				return err
+			if said[n] < noted || said[n] > noted+1 {
+				return fmt.Errorf("%q in form %v says %d of packet %d", run.expr, run.form, said[n], n)
 			}
+			got := said[n] == noted+1
 			if got != run.want[n] && (!got || run.f.Exact(run.form)) {
 				t.Errorf("%q in form %v, packet %d: accepted is %v, and libpcap says %v: %x", run.expr, run.form, n, got, run.want[n], p.Bytes)
 				break

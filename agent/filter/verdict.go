@@ -16,47 +16,74 @@ type Meta struct {
 // Match runs the classic program over a packet as libpcap's bpf_filter does. It is the filter
 // of packets that the kernel could not judge. Where it would read bytes of the packet that are
 // not there (packet is shorter than m.Length) it matches: nothing is lost that might.
+//
+// A packet over which the program would run for ever does not match. libpcap 1.10.3 writes such
+// programs: behind an authentication header protochain goes on at that header's length, not
+// behind it (gencode.c gen_protochain), and some packets lead it round in a circle.
 func (f Filter) Match(packet []byte, m Meta) bool {
-	var a, x uint32
-	var mem [scratchWords]uint32
+	accepts, _ := f.run(packet, m)
+	return accepts
+}
+
+// registerFile is what a run holds: at the same instruction with the same ones it goes the same way.
+type registerFile struct {
+	a, x uint32
+	mem  [scratchWords]uint32
+}
+
+// run tells whether the program accepts a packet, and whether it ends.
+func (f Filter) run(packet []byte, m Meta) (accepts, ends bool) {
+	var r registerFile
+	// To find a circle: what the registers were a while ago, at a jump backwards (R. P. Brent's
+	// algorithm).
+	var seen registerFile
+	rounds, next, where := 0, 1, 0
 	for i := 0; ; {
 		in := f.program[i]
+		if in.isAlways() && in.jt <= i {
+			if rounds > 0 && i == where && r == seen {
+				return false, false
+			}
+			if rounds++; rounds == next {
+				seen, where, next = r, i, 2*next
+			}
+		}
 		i = in.jt
 		switch in.class() {
 		case classRet:
 			if in.op&retA != 0 {
-				return a != 0
+				return r.a != 0, true
 			}
-			return in.k != 0
+			return in.k != 0, true
 		case classLd, classLdx:
-			v, ok := in.load(packet, m, x, &mem)
+			v, ok := in.load(packet, m, r.x, &r.mem)
 			if !ok {
-				return v != 0
+				return v != 0, true
 			}
 			if in.class() == classLd {
-				a = v
+				r.a = v
 			} else {
-				x = v
+				r.x = v
 			}
 		case classSt:
-			mem[in.k] = a
+			r.mem[in.k] = r.a
 		case classStx:
-			mem[in.k] = x
+			r.mem[in.k] = r.x
 		case classALU:
-			v, ok := in.compute(a, in.operand(x))
+			v, ok := in.compute(r.a, in.operand(r.x))
 			if !ok {
-				return false
+				return false, true
 			}
-			a = v
+			r.a = v
 		case classJmp:
-			if !in.holds(a, in.operand(x)) {
+			if !in.holds(r.a, in.operand(r.x)) {
 				i = in.jf
 			}
 		case classMisc:
 			if in.op&miscTxa != 0 {
-				a = x
+				r.a = r.x
 			} else {
-				x = a
+				r.x = r.a
 			}
 		}
 	}
