@@ -65,16 +65,26 @@ build/%/agent: FORCE
 
 # --- tests: each layer can be run by itself; a skipped test is a failure ---
 
-test: deps lint check-bpf test-pure test-host test-static test-lab ## pass every test that CI runs
+test: deps lint check-bpf test-pure test-host test-fuzz test-static test-lab ## pass every test that CI runs
 test-pure: ## packages that need neither cgo nor root
 	@CGO_ENABLED=0 scripts/gotest.sh ./agent/pcapng ./agent/plan ./agent/plugin ./android
 test-host: ## everything on this kernel: objects, filters, hooks, captures in namespaces (root)
 	@$(call cgo,host); scripts/gotest.sh -tags $(TAGS) ./agent/... ./bpf/... ./android/... ./scripts/nettest/...
+test-fuzz: ## each fuzz target for a minute
+	@timeout -k 10 600 $(MAKE) --no-print-directory FUZZTIME=60s fuzz
 test-static: agent ## the phone's binary is what it must be
 	@scripts/check-static.sh build/arm64/agent
 test-lab: agent ## the emulated phone, on the kernels of SUITES
-	@DROIDTAP_AGENT=$(CURDIR)/build/arm64/agent DROIDTAP_LAB_SUITES=$(SUITES) scripts/gotest.sh -timeout 25m ./scripts/lab/...
-.PHONY: test test-pure test-host test-static test-lab
+	@$(call cgo,arm64); $(GO) test -c -tags $(TAGS) -ldflags '$(LDFLAGS)' -o build/arm64/filter.test ./agent/filter
+	@DROIDTAP_AGENT=$(CURDIR)/build/arm64/agent DROIDTAP_FILTER_TEST=$(CURDIR)/build/arm64/filter.test DROIDTAP_LAB_SUITES=$(SUITES) scripts/gotest.sh -timeout 25m ./scripts/lab/...
+.PHONY: test test-pure test-host test-fuzz test-static test-lab
+
+FUZZTIME ?= 10m
+fuzz: ## fuzz expressions and packets, each for FUZZTIME (10m) (root)
+	@$(call cgo,host); for target in FuzzExpression FuzzPacket; do \
+		$(GO) test -tags $(TAGS) -run NONE -fuzz $$target -fuzztime $(FUZZTIME) ./agent/filter | tail -n 3; \
+	done
+.PHONY: fuzz
 
 lint: ## gofmt, go vet, clang-format, shellcheck
 	@out=$$(gofmt -l agent android bpf btf scripts); [ -z "$$out" ] || { echo "gofmt: $$out" >&2; exit 1; }
@@ -93,7 +103,9 @@ phone: agent ## the same with the phone that adb sees
 
 bench: agent-host ## time to ready and memory beside tcpdump's (root)
 	@scripts/bench/start.sh build/host/agent
-.PHONY: bench
+bench-filter: ## what filters cost a packet, beside eCapture's way (root)
+	@$(call cgo,host); $(GO) run -tags $(TAGS) ./scripts/bench/filter
+.PHONY: bench bench-filter
 
 clean: ## remove what was built here (the cache outside the tree stays)
 	rm -rf build

@@ -22,44 +22,54 @@ package filter
 struct name {
 	const char *name;
 	int number;
+	int transports; // of a service, in /etc/services of Debian's netbase
 };
 
+#define TCP 1
+#define UDP 2
+
+// Without a transport of its own a name stands for the port over any: "port domain".
 static const struct name services[] = {
-	{"ftp-data", 20}, {"ftp", 21}, {"ssh", 22}, {"telnet", 23}, {"smtp", 25}, {"domain", 53},
-	{"bootps", 67}, {"bootpc", 68}, {"tftp", 69}, {"http", 80}, {"kerberos", 88}, {"pop3", 110},
-	{"sunrpc", 111}, {"ntp", 123}, {"netbios-ns", 137}, {"netbios-dgm", 138},
-	{"netbios-ssn", 139}, {"imap2", 143}, {"snmp", 161}, {"snmp-trap", 162}, {"bgp", 179},
-	{"ldap", 389}, {"https", 443}, {"microsoft-ds", 445}, {"submissions", 465}, {"isakmp", 500},
-	{"syslog", 514}, {"rtsp", 554}, {"submission", 587}, {"ipp", 631}, {"ldaps", 636},
-	{"domain-s", 853}, {"ftps-data", 989}, {"ftps", 990}, {"imaps", 993}, {"pop3s", 995},
-	{"socks", 1080}, {"openvpn", 1194}, {"ms-sql-s", 1433}, {"mqtt", 1883}, {"nfs", 2049},
-	{"mysql", 3306}, {"ms-wbt-server", 3389}, {"ipsec-nat-t", 4500}, {"sip", 5060},
-	{"sip-tls", 5061}, {"xmpp-client", 5222}, {"mdns", 5353}, {"postgresql", 5432},
-	{"amqp", 5672}, {"http-alt", 8080}, {"secure-mqtt", 8883},
+	{"ftp-data", 20, TCP}, {"ftp", 21, TCP}, {"ssh", 22, TCP}, {"telnet", 23, TCP}, {"smtp", 25, TCP},
+	{"domain", 53, TCP | UDP}, {"bootps", 67, UDP}, {"bootpc", 68, UDP}, {"tftp", 69, UDP}, {"http", 80, TCP},
+	{"kerberos", 88, TCP | UDP}, {"pop3", 110, TCP}, {"sunrpc", 111, TCP | UDP}, {"ntp", 123, UDP},
+	{"netbios-ns", 137, UDP}, {"netbios-dgm", 138, UDP}, {"netbios-ssn", 139, TCP}, {"imap2", 143, TCP},
+	{"snmp", 161, TCP | UDP}, {"snmp-trap", 162, TCP | UDP}, {"bgp", 179, TCP}, {"ldap", 389, TCP | UDP},
+	{"https", 443, TCP | UDP}, {"microsoft-ds", 445, TCP}, {"submissions", 465, TCP}, {"isakmp", 500, UDP},
+	{"syslog", 514, TCP | UDP}, {"rtsp", 554, TCP | UDP}, {"submission", 587, TCP}, {"ipp", 631, TCP},
+	{"ldaps", 636, TCP | UDP}, {"domain-s", 853, TCP | UDP}, {"ftps-data", 989, TCP}, {"ftps", 990, TCP},
+	{"imaps", 993, TCP}, {"pop3s", 995, TCP}, {"socks", 1080, TCP}, {"openvpn", 1194, TCP | UDP},
+	{"ms-sql-s", 1433, TCP}, {"mqtt", 1883, TCP}, {"nfs", 2049, TCP | UDP}, {"mysql", 3306, TCP},
+	{"ms-wbt-server", 3389, TCP}, {"ipsec-nat-t", 4500, UDP}, {"sip", 5060, TCP | UDP},
+	{"sip-tls", 5061, TCP | UDP}, {"xmpp-client", 5222, TCP}, {"mdns", 5353, UDP}, {"postgresql", 5432, TCP},
+	{"amqp", 5672, TCP}, {"http-alt", 8080, TCP}, {"secure-mqtt", 8883, TCP},
 };
 
 static const struct name protocols[] = {
-	{"icmp", 1}, {"igmp", 2}, {"ipip", 4}, {"tcp", 6}, {"egp", 8}, {"udp", 17}, {"dccp", 33},
+	{"icmp", 1}, {"igmp", 2}, {"ipencap", 4}, {"tcp", 6}, {"egp", 8}, {"udp", 17}, {"dccp", 33},
 	{"ipv6", 41}, {"rsvp", 46}, {"gre", 47}, {"esp", 50}, {"ah", 51}, {"ipv6-icmp", 58},
-	{"icmp6", 58}, {"ospf", 89}, {"pim", 103}, {"vrrp", 112}, {"l2tp", 115}, {"sctp", 132},
+	{"icmp6", 58}, {"ospf", 89}, {"ipip", 94}, {"pim", 103}, {"vrrp", 112}, {"l2tp", 115}, {"sctp", 132},
 	{"udplite", 136},
 };
 
-static int number(const struct name *table, size_t n, const char *name)
+static const struct name *find(const struct name *table, size_t n, const char *name)
 {
 	for (size_t i = 0; i < n; i++)
 		if (!strcmp(table[i].name, name))
-			return table[i].number;
-	return -1;
+			return &table[i];
+	return NULL;
 }
-#define NUMBER(table, name) number(table, sizeof(table) / sizeof(*table), name)
+#define FIND(table, name) find(table, sizeof(table) / sizeof(*table), name)
 
 // Two calls of libpcap's can succeed: a port, which is a service and no host, and
 // an IPv6 address, which it reads by this function and not by inet_pton.
 int getaddrinfo(const char *node, const char *service, const struct addrinfo *hints,
 		struct addrinfo **res)
 {
-	int port = service && !node ? NUMBER(services, service) : -1;
+	const struct name *known = service && !node ? FIND(services, service) : NULL;
+	int wanted = !hints || !hints->ai_protocol ? TCP | UDP :
+		hints->ai_protocol == IPPROTO_TCP ? TCP : hints->ai_protocol == IPPROTO_UDP ? UDP : 0;
+	int port = known && known->transports & wanted ? known->number : -1;
 	union {
 		struct sockaddr_in in;
 		struct sockaddr_in6 in6;
@@ -109,13 +119,13 @@ int getnetbyname_r(const char *name, struct netent *net, char *buf, size_t len,
 int getprotobyname_r(const char *name, struct protoent *proto, char *buf, size_t len,
 		     struct protoent **res)
 {
-	int n = NUMBER(protocols, name);
+	const struct name *known = FIND(protocols, name);
 
 	*res = NULL;
-	if (n < 0)
+	if (!known)
 		return 0; // as glibc says "none": an error is protocol 0 to libpcap
 	memset(proto, 0, sizeof(*proto));
-	proto->p_proto = n;
+	proto->p_proto = known->number;
 	*res = proto;
 	return 0;
 }

@@ -56,6 +56,7 @@ func TestRefusals(t *testing.T) {
 		{"gateway", l2, "gateway router", "'gateway' not supported in this configuration", nil},
 		{"port name that is in no table", l2, "port nosuch", "unknown port 'nosuch'", nil},
 		{"port name of /etc/services only", l2, "port gopher", "unknown port 'gopher'", nil},
+		{"port name of the other transport", l2, "udp port ssh", "port 'ssh' is tcp", nil},
 		{"port range with a name that is in no table", l2, "portrange 1-nosuch", "unknown port in range '1-nosuch'", nil},
 		{"protocol name that is in no table", l2, "ip proto nosuch", "unknown ip proto 'nosuch'", nil},
 		{"protocol name of /etc/protocols only", l2, "ip6 proto idrp", "unknown ip proto 'idrp'", nil},
@@ -152,11 +153,13 @@ func TestSizeOfProgram(t *testing.T) {
 func TestNames(t *testing.T) {
 	for _, c := range []struct{ named, numbered string }{
 		{"port https", "port 443"},
+		{"port http", "tcp port 80"}, // TCP's alone
+		{"port ntp", "udp port 123"},
 		{"tcp port http", "tcp port 80"},
 		{"udp port domain", "udp port 53"},
-		{"port ftp or ftp-data", "port 21 or 20"},
-		{"portrange ssh-telnet", "portrange 22-23"},
-		{"dst port mdns", "dst port 5353"},
+		{"port ftp or ftp-data", "tcp port 21 or tcp port 20"},
+		{"portrange ssh-telnet", "tcp portrange 22-23"},
+		{"dst port mdns", "udp dst port 5353"},
 		{`ip proto \tcp`, "ip proto 6"},
 		{`ip proto \icmp`, "ip proto 1"},
 		{"ip proto gre", "ip proto 47"},

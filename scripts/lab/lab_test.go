@@ -57,6 +57,7 @@ func TestPhone(t *testing.T) {
 			p.push(t, binary, agent)
 			t.Run("su", func(t *testing.T) { testSu(t, p) })
 			t.Run("capture", func(t *testing.T) { testCapture(t, p) })
+			t.Run("filters", func(t *testing.T) { testFilters(t, p) })
 			t.Run("choice", func(t *testing.T) { testChoice(t, p) })
 			t.Run("uid", func(t *testing.T) { testUID(t, p, "") })
 			t.Run("uid by the legacy object", func(t *testing.T) { testUID(t, p, "--object legacy") })
@@ -101,6 +102,12 @@ func testCapture(t *testing.T, p *phone) {
 		{"out", "wlan0", "", "-Q out", "port 443", peer},
 		{"raw IP", "rmnet_data0", "", "", "udp or icmp", cell},
 		{"raw IP TCP", "rmnet_data0", "", "", "port 443", cell},
+		{"payload", "wlan0", "", "", "tcp[32]=22 or udp port 443", peer},
+		{"payload by load-bytes", "wlan0", "--filter-form load-bytes", "", "tcp[32]=22 or udp port 443", peer},
+		{"payload in the agent", "wlan0", "--filter-form agent", "", "tcp[32]=22 or udp port 443", peer},
+		{"inbound", "wlan0", "", "", "inbound and port 443", peer},
+		{"outbound raw IP", "rmnet_data0", "--object legacy", "", "outbound and port 443", cell},
+		{"protochain", "wlan0", "", "", "ip protochain 17 and port 443", peer},
 		{"Ethernet by the legacy object", "wlan0", "--object legacy", "", "port 443", peer},
 		{"raw IP by the legacy object", "rmnet_data0", "--object legacy", "", "port 443", cell},
 	} {
@@ -121,6 +128,30 @@ func testCapture(t *testing.T, p *phone) {
 			t.Errorf("%d packets in the file, want 5", len(got))
 		}
 	})
+}
+
+// testFilters runs a part of agent/filter's own differential test on the phone's kernel: its verifier takes the
+// programs, and their verdicts are libpcap's.
+func testFilters(t *testing.T, p *phone) {
+	binary := os.Getenv("DROIDTAP_FILTER_TEST")
+	if binary == "" {
+		t.Skip("DROIDTAP_FILTER_TEST does not name an arm64 test of agent/filter")
+	}
+	const dir = "/data/local/tmp/filter"
+	p.shell(t, "mkdir -p "+dir+"/testdata")
+	p.push(t, binary, dir+"/filter.test")
+	for _, file := range []string{"expressions.txt", "expressions-l3.txt"} {
+		p.push(t, "../../agent/filter/testdata/"+file, dir+"/testdata/"+file)
+	}
+	out, code := p.run(t, "su -c 'cd "+dir+"; ./filter.test -test.short -test.v -test.run \"TestVerdict|TestRegisters|TestScratch|TestSizeOfProgram\"'")
+	if code != 0 || !strings.Contains(out, "--- PASS: TestVerdictIsThatOfLibpcapWithoutEthernetHeader") || strings.Contains(out, "--- SKIP") {
+		t.Errorf("exit code %d:\n%s", code, out)
+	}
+	for line := range strings.Lines(out) {
+		if strings.Contains(line, "expressions over") {
+			t.Log(strings.TrimSpace(line))
+		}
+	}
 }
 
 // testChoice wants the object and the hook that the kernel is new enough for,
@@ -203,7 +234,7 @@ func (p *phone) compare(t *testing.T, args []string, iface, tcpdump string, traf
 
 	traffic()
 	marker := 2
-	if strings.Contains(tcpdump, "-Q") {
+	if strings.Contains(tcpdump, "-Q") || strings.Contains(tcpdump, "bound") {
 		marker = 1
 	}
 	eventually(t, "tcpdump's file has the marker", func() bool {
