@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"strings"
 	"sync"
 
@@ -21,9 +20,10 @@ var ErrNotRunning = errors.New("the capture is not running")
 // Control changes a capture while it runs. It belongs to one capture, by Config.Control; its methods may be called
 // from any goroutine.
 type Control struct {
-	mu     sync.Mutex
-	c      *capture // nil: it is not running
-	target plugin.Target
+	replacing sync.Mutex // one after the other
+	mu        sync.Mutex
+	c         *capture // nil: it is not running
+	target    plugin.Target
 }
 
 func (ctl *Control) begin(c *capture, t plugin.Target) {
@@ -51,17 +51,20 @@ func (ctl *Control) running() *capture {
 }
 
 // Replace puts expr in the place of the running capture's filter. A packet that both match is captured throughout,
-// and one that neither matches never is. It is written into the file when the new one holds on all interfaces.
+// and one that neither matches never is. It is written into the file when the new one holds on all interfaces; on those
+// where it can match no packet, nothing is captured until the next one.
 //
 // After an error the old filter runs on. The error is a usage error if expr is to blame, or wraps ErrNotRunning.
 func (ctl *Control) Replace(ctx context.Context, expr string) error {
+	ctl.replacing.Lock()
+	defer ctl.replacing.Unlock()
+	// The compiler and the verifier may take their time, and must not keep the capture from ending meanwhile.
 	c := ctl.running()
 	if c == nil {
 		return ErrNotRunning
 	}
-	// The compiler may take its time, and must not keep the capture from ending meanwhile.
-	changes := map[int]plugin.Change{}
-	for i, r := range c.running {
+	for i := range c.running {
+		r := &c.running[i]
 		source, ok := r.Source.(plugin.Refilterer)
 		if !ok {
 			continue
@@ -70,36 +73,57 @@ func (ctl *Control) Replace(ctx context.Context, expr string) error {
 		if err != nil {
 			return err
 		}
-		changes[i] = change
+		// Nothing can be undone behind this: no second probe has a filter.
+		return ctl.replace(c, r, change)
 	}
-	if len(changes) == 0 {
-		return errors.New("nothing that is captured has a filter")
+	return errors.New("nothing that is captured has a filter")
+}
+
+// replace loads the programs of a change beside those of r, with its maps, and puts them in their place.
+func (ctl *Control) replace(c *capture, r *running, change plugin.Change) (err error) {
+	o := object{name: r.Name, variant: r.variant, buffer: c.Buffer}
+	if o.shared, err = ctl.maps(c, r); err != nil {
+		return err
 	}
+	defer func() {
+		for _, m := range o.shared {
+			err = errors.Join(err, m.Close())
+		}
+	}()
+	coll, err := loadVariant(o, change, ctl.target)
+	if err != nil {
+		return fmt.Errorf("replace the filter: %w", err)
+	}
+	defer coll.Close() // what is not needed, by then
 	ctl.mu.Lock()
 	defer ctl.mu.Unlock()
 	if ctl.c != c {
 		return ErrNotRunning
 	}
-	for i, change := range changes {
-		if err := c.replace(&c.running[i], change, ctl.target); err != nil {
-			return fmt.Errorf("replace the filter: %w", err)
-		}
-	}
-	return nil
-}
-
-// replace loads the programs of a change beside those of r, with its maps, and puts them in their place.
-func (c *capture) replace(r *running, change plugin.Change, t plugin.Target) (err error) {
-	shared := maps.Clone(r.coll.Maps)
-	maps.DeleteFunc(shared, func(name string, _ *ebpf.Map) bool { return name == settings || strings.HasPrefix(name, ".") })
-	coll, err := loadVariant(r.Name, change, r.variant, t, c.Buffer, shared)
-	if err != nil {
-		return err
-	}
-	defer coll.Close() // what is not needed, by then
 	if err := change.Commit(coll, c.emit); err != nil {
-		return err
+		return fmt.Errorf("replace the filter: %w", err)
 	}
 	r.coll.Programs, coll.Programs = coll.Programs, r.coll.Programs
 	return nil
+}
+
+// maps returns the maps of r that the new programs are to use, too, for the caller to close.
+func (ctl *Control) maps(c *capture, r *running) (map[string]*ebpf.Map, error) {
+	ctl.mu.Lock()
+	defer ctl.mu.Unlock()
+	if ctl.c != c {
+		return nil, ErrNotRunning
+	}
+	shared := map[string]*ebpf.Map{}
+	for name, m := range r.coll.Maps {
+		if name == settings || strings.HasPrefix(name, ".") {
+			continue // the programs' own
+		}
+		clone, err := m.Clone()
+		if err != nil {
+			return shared, fmt.Errorf("share map %s: %w", name, err)
+		}
+		shared[name] = clone
+	}
+	return shared, nil
 }

@@ -31,7 +31,7 @@ const settings = "settings"
 func load(probe Probe, t plugin.Target, buffer int) (*ebpf.Collection, plan.Variant, error) {
 	var errs []error
 	for _, variant := range t.Plan.Variants {
-		coll, err := loadVariant(probe.Name, probe.Source, variant, t, buffer, nil)
+		coll, err := loadVariant(object{name: probe.Name, variant: variant, buffer: buffer}, probe.Source, t)
 		if err == nil {
 			t.Log.Info("loaded", "probe", probe.Name, "object", variant)
 			return coll, variant, nil
@@ -48,28 +48,39 @@ func load(probe Probe, t plugin.Target, buffer int) (*ebpf.Collection, plan.Vari
 	return nil, "", fmt.Errorf("%w: %w", ErrKernel, errors.Join(errs...))
 }
 
-// loadVariant loads a variant of a probe's object, with smaller programs as long as the kernel refuses them. shared
-// are maps to use in place of new ones.
-func loadVariant(name string, p plugin.Preparer, variant plan.Variant, t plugin.Target, buffer int, shared map[string]*ebpf.Map) (*ebpf.Collection, error) {
+// object is what is loaded of a probe: its programs as p prepares them, and maps to use in place of new ones.
+type object struct {
+	name    string
+	variant plan.Variant
+	buffer  int
+	shared  map[string]*ebpf.Map
+}
+
+// loadVariant loads a variant of a probe's object, with smaller programs as long as the kernel refuses them.
+func loadVariant(o object, p plugin.Preparer, t plugin.Target) (*ebpf.Collection, error) {
 	var refused error
 	for t.Attempt = 0; ; t.Attempt++ {
-		coll, err := try(name, p, variant, t, buffer, shared)
-		switch {
-		case err == nil:
+		// Without the verifier's log, for which it would do all its work again, and for a large program keep a gigabyte.
+		coll, err := try(o, p, t, true)
+		if err == nil {
 			return coll, nil
-		case errors.Is(err, plugin.ErrSmallest) && refused != nil:
-			err = refused
-			fallthrough
-		case !tooMuch(err):
-			return nil, fmt.Errorf("load object %s of probe %s: %w", variant, name, err)
 		}
-		t.Log.Info("the kernel refuses the program, next comes a smaller one", "because", err)
-		refused = err
+		if errors.Is(err, plugin.ErrSmallest) && refused != nil {
+			t.Attempt--
+			if coll, err = try(o, p, t, false); err == nil {
+				return coll, nil
+			}
+		} else if tooMuch(err) {
+			t.Log.Info("the kernel refuses the program, next comes a smaller one", "because", err)
+			refused = err
+			continue
+		}
+		return nil, fmt.Errorf("load object %s of probe %s: %w", o.variant, o.name, err)
 	}
 }
 
-func try(name string, p plugin.Preparer, variant plan.Variant, t plugin.Target, buffer int, shared map[string]*ebpf.Map) (*ebpf.Collection, error) {
-	spec, err := bpf.Open(name, string(variant))
+func try(o object, p plugin.Preparer, t plugin.Target, quiet bool) (*ebpf.Collection, error) {
+	spec, err := bpf.Open(o.name, string(o.variant))
 	if err != nil {
 		return nil, err
 	}
@@ -77,12 +88,15 @@ func try(name string, p plugin.Preparer, variant plan.Variant, t plugin.Target, 
 		useMonotonic(spec)
 	}
 	if m := spec.Maps[events]; m.Type == ebpf.RingBuf {
-		m.MaxEntries = uint32(buffer)
+		m.MaxEntries = uint32(o.buffer)
 	}
 	if err := p.Prepare(spec, t); err != nil {
 		return nil, err
 	}
-	return ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: shared})
+	return ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{
+		MapReplacements: o.shared,
+		Programs:        ebpf.ProgramOptions{LogDisabled: quiet},
+	})
 }
 
 // tooMuch tells whether a smaller program might do. Before 5.2 one has at most 4,096 instructions, and a longer one

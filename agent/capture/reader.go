@@ -172,9 +172,6 @@ func read(r ring, src plugin.Source, empty <-chan *batch, send func(*batch)) (t 
 			return t, fmt.Errorf("read records: %w", err)
 		}
 		t.records++
-		if len(raw) <= len(b.arena)-b.used {
-			b.used += len(raw)
-		}
 		block, err := src.Decode(raw)
 		if err != nil {
 			if t.bad++; t.bad == 1 {
@@ -182,8 +179,12 @@ func read(r ring, src plugin.Source, empty <-chan *batch, send func(*batch)) (t 
 			}
 			continue
 		}
-		if block != nil {
-			b.blocks = append(b.blocks, block)
+		if block == nil {
+			continue // its bytes are the next record's
+		}
+		b.blocks = append(b.blocks, block)
+		if len(raw) <= len(b.arena)-b.used {
+			b.used += len(raw)
 		}
 		if b.bytes += len(raw); b.bytes > arenaSize-arenaSize/4 {
 			deliver()

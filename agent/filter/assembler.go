@@ -16,6 +16,7 @@ type assembler struct {
 	code    asm.Instructions
 	places  []int          // of each label, or unbound
 	bound   int            // where the last label is that something jumps to
+	tooFar  bool           // a jump does not reach its end
 	wanted  map[label]bool // that something jumps to
 	pending []jump         // not yet linked, in the order of their places
 }
@@ -115,16 +116,18 @@ func (a *assembler) reached() bool {
 }
 
 func (a *assembler) link(j jump, place int) {
-	a.code[j.from].Offset = int16(place - j.from - 1)
+	distance := place - j.from - 1
+	a.tooFar = a.tooFar || distance > math.MaxInt16
+	a.code[j.from].Offset = int16(distance)
 }
 
 // finish returns the code, with every jump at its place. All labels that are jumped to are bound.
 func (a *assembler) finish() (asm.Instructions, error) {
 	for _, j := range a.pending {
-		if d := a.places[j.to] - j.from - 1; d > math.MaxInt16 {
-			return nil, ErrTooLarge
-		}
 		a.link(j, a.places[j.to])
+	}
+	if a.tooFar {
+		return nil, ErrTooLarge
 	}
 	return a.code, nil
 }

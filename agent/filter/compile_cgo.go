@@ -99,7 +99,7 @@ func compile(expr string, l pcapng.LinkType, netmask uint32, optimise bool) ([]b
 		switch {
 		case text == ErrRejectsAll.Error():
 			return nil, ErrRejectsAll
-		case strings.HasPrefix(text, "unknown host"):
+		case strings.HasPrefix(text, "unknown host"), strings.HasPrefix(text, "unknown network"), strings.HasPrefix(text, "unknown ether host"):
 			text += ": give addresses, names are not looked up"
 		}
 		return nil, errors.New(text)

@@ -123,6 +123,11 @@ func build(expr string, l pcapng.LinkType, netmask uint32) (Filter, error) {
 	return f, nil
 }
 
+// RejectAll is a filter that accepts no packet: expr where it can match none.
+func RejectAll(expr string, l pcapng.LinkType) Filter {
+	return Filter{expr: expr, linkType: l, raw: []bpf.RawInstruction{{Op: opReturn}}, program: program{{op: opReturn}}}
+}
+
 // shorten keeps an error about a page of expression on one line.
 func shorten(expr string) string {
 	const most = 80

@@ -15,7 +15,7 @@ import "slices"
 //
 // In a packet that is cut off inside a header libpcap's program may end elsewhere than the one
 // it was made of; on lists this one ends where that of libpcap's optimiser does. It passes
-// once over the program, and takes time in proportion to its length.
+// once over the program.
 func simplify(p program) program {
 	if p.loops() {
 		return p
@@ -415,51 +415,45 @@ const maxAsked = 4
 // lead returns the furthest block that is reached for certain from block n with what st knows,
 // without what lies between doing anything that matters there.
 func (s *simplifier) lead(st state, n int) int {
-	to, _ := s.follow(st, st, n, maxAsked)
-	return to
+	return s.follow(st, st, n, maxAsked)
 }
 
 // follow does that. real is what the registers hold, st what they would hold had everything
-// since been run. It returns st at the block, too.
-func (s *simplifier) follow(real, st state, n, asks int) (int, state) {
-	best, at := n, st
+// since been run. -1: there is none.
+func (s *simplifier) follow(real, st state, n, asks int) int {
+	best := n
 	if real.differs(st)&s.live[n] != 0 {
 		best = -1
 	}
 	b := &s.blocks[n]
 	if b.end.isRet() {
-		return best, at
+		return best
 	}
 	for _, in := range b.body {
 		if _, safe := s.step(&st, in); !safe {
-			return best, at
+			return best
 		}
 	}
 	holds, known := s.decide(st, b)
-	var next int
-	var then state
+	next := -1
 	switch {
 	case known || !b.branches():
 		to := b.yes
 		if known && !holds {
 			to = b.no
 		}
-		next, then = s.follow(real, st, to, asks)
+		next = s.follow(real, st, to, asks)
 	case asks > 0 && b.end.op&srcX == 0 && st.facts.few(st.a):
 		yes, no := st, st
 		yes.facts, no.facts = s.outcomes(st, b)
-		var other int
-		next, then = s.follow(real, yes, b.yes, asks-1)
-		if other, _ = s.follow(real, no, b.no, asks-1); other != next {
+		if next = s.follow(real, yes, b.yes, asks-1); next != s.follow(real, no, b.no, asks-1) {
 			next = -1
 		}
-	default:
-		next = -1
 	}
 	if next >= 0 {
-		return next, then
+		return next
 	}
-	return best, at
+	return best
 }
 
 // group puts the questions about one value together where the order does not matter: in a row of
@@ -490,6 +484,9 @@ func (s *simplifier) row(n int, into []int) []int {
 		last := s.blocks[row[len(row)-1]]
 		n = last.no
 		b := s.blocks[n]
+		if len(b.body) == 0 && b.tested != last.tested {
+			break // what A holds there comes from elsewhere
+		}
 		if !b.branches() || b.yes != first.yes || into[n] != 1 || b.end.op&srcX != 0 || first.end.op&srcX != 0 {
 			break
 		}

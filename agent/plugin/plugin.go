@@ -71,8 +71,8 @@ var ErrSmallest = errors.New("no smaller program is possible")
 
 // Refilterer is what a Source may also be: its filter can be replaced while it runs.
 type Refilterer interface {
-	// Refilter makes the change, without touching the kernel. An error in expr is
-	// a usage error.
+	// Refilter makes the change, without loading anything. An error in expr is a
+	// usage error.
 	Refilter(ctx context.Context, expr string) (Change, error)
 }
 
@@ -81,12 +81,14 @@ type Refilterer interface {
 type Change interface {
 	Preparer
 	// Commit puts the programs in the place of those that run, and then tells the
-	// reader of the file by emit. After an error all is as it was.
+	// reader of the file by emit. After an error all is as it was. Decode is called
+	// meanwhile.
 	Commit(coll *ebpf.Collection, emit func(pcapng.Block)) error
 }
 
 // Counter is what a Source may also be: it reports what its programs counted
-// in the kernel. It is called after Close and before the collection is closed.
+// in the kernel. It is called while the source runs, and at last after Close, before the
+// collection is closed.
 type Counter interface {
 	Counts(coll *ebpf.Collection) (Counts, error)
 }
@@ -94,7 +96,7 @@ type Counter interface {
 // Counts are the totals of one source, in packets.
 type Counts struct {
 	Received     uint64              // matched the filter (and the owner, if one was asked for): one record each
-	Refused      uint64              // of those received: left out by the filter behind the kernel
+	Refused      uint64              // of those received: left out by the filter behind the kernel; a source counts them as received, a summary does not
 	Dropped      uint64              // matched, but could not be handed to the agent
 	Unattributed uint64              // left out: an owner was asked for and theirs is unknown
 	Interfaces   []pcapng.Statistics // one for each interface, Time left to the caller

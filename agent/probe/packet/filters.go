@@ -85,6 +85,9 @@ func netmask(ifc android.Interface) uint32 {
 		return 0
 	}
 	ones, _ := addrs[0].Mask.Size()
+	if ones == 32 { // an address without a network has no broadcast address; to libpcap that is an unknown mask
+		return 0
+	}
 	return ^(uint32(0xffffffff) >> ones)
 }
 

@@ -76,6 +76,11 @@ func (s *source) fillMaps(spec *ebpf.CollectionSpec, wakeup uint32, exact bool) 
 
 // Counts reads what the programs counted.
 func (s *source) Counts(coll *ebpf.Collection) (plugin.Counts, error) {
+	// Before the kernel's counters: each packet was counted there first.
+	refusals := map[uint32]uint64{}
+	for index, n := range s.decoder.refused {
+		refusals[index] = n.Load()
+	}
 	perIndex := map[uint32]counts{}
 	var index uint32
 	var cpus []counts
@@ -96,10 +101,7 @@ func (s *source) Counts(coll *ebpf.Collection) (plugin.Counts, error) {
 	var total plugin.Counts
 	for _, index := range slices.Sorted(maps.Keys(perIndex)) {
 		c := perIndex[index]
-		var refused uint64
-		if r := s.decoder.refused[index]; r != nil {
-			refused = r.Load()
-		}
+		refused := refusals[index]
 		total.Received += c.Received
 		total.Refused += refused
 		total.Dropped += c.Dropped

@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"sync/atomic"
+	"time"
 
 	"droidtap/agent/filter"
 	"droidtap/agent/pcapng"
@@ -81,21 +82,53 @@ func newDecoder(c plan.Clock, snaplen uint32, chosen []android.Interface) decode
 	return d
 }
 
-// judge filters behind the kernel, where its programs do not decide about every packet.
+// judge filters behind the kernel, where its programs do not decide about every packet. While a filter takes the place
+// of another, records of either are on their way, and packets that one of the two matches are kept.
 type judge struct {
-	now filters
-	// While a filter takes the place of another, packets that either matches are kept: those
-	// with stamps up to until, of the kernel's clock.
-	before *filters
-	until  uint64
+	now    filters
+	before *judge // of the filter before it
+	until  uint64 // records with stamps up to this one, of the kernel's clock, may be of before
 }
 
 func (j *judge) keeps(e event, packet []byte) bool {
-	if j.before != nil && e.Time <= j.until {
-		return j.now.exact() && j.before.exact() || j.before.matches(e, packet) || j.now.matches(e, packet)
+	exact := true
+	for i := j; i != nil; i = i.older(e) {
+		exact = exact && i.now.exact()
 	}
-	return j.now.exact() || j.now.matches(e, packet)
+	for i := j; i != nil && !exact; i = i.older(e) {
+		if i.now.matches(e, packet) {
+			return true
+		}
+	}
+	return exact
 }
+
+// older returns the judge of the filter before, if the record may be of that.
+func (j *judge) older(e event) *judge {
+	if e.Time > j.until {
+		return nil
+	}
+	return j.before
+}
+
+// forget drops what no record can be of any more.
+func (j *judge) forget(now uint64) *judge {
+	if j == nil {
+		return nil
+	}
+	kept := *j
+	if kept.before = j.before.forget(now); j.until+uint64(longest) < now {
+		kept.before = nil
+	}
+	return &kept
+}
+
+const (
+	// longest is how long a record may wait for the agent, in ns: behind a pipe that nobody reads, say.
+	longest = 10 * time.Minute
+	// settling is how long after a replacement, in ns, the old program may still be running on another processor.
+	settling = 100 * time.Millisecond
+)
 
 func (f *filters) matches(e event, packet []byte) bool {
 	of, known := f.of[f.wires[int(e.Ifindex)]]
@@ -144,7 +177,7 @@ func (d *decoder) decode(raw []byte) (*pcapng.Packet, error) {
 	case recordEgress:
 		p.Direction = pcapng.Outbound
 	}
-	if e.VlanProto != [2]byte{} && l2 && e.Caplen >= macs {
+	if e.VlanProto != [2]byte{} && l2 && len(p.Data) >= macs {
 		// The event before the bytes has been read: its last four bytes make room.
 		tagged := raw[eventSize-vlanTag:][:len(p.Data)+vlanTag]
 		copy(tagged, p.Data[:macs])

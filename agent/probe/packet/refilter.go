@@ -5,12 +5,15 @@ package packet
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"math"
 	"slices"
 	"time"
 
 	"github.com/cilium/ebpf"
 
+	"droidtap/agent/filter"
+	"droidtap/agent/hook"
 	"droidtap/agent/pcapng"
 	"droidtap/agent/plugin"
 )
@@ -18,18 +21,23 @@ import (
 // change is an expression that is to take the place of the one that runs.
 type change struct {
 	*source
-	next     filters
-	replaced []*ebpf.Program // by Commit, in the order of hooked
+	next filters
+	log  *slog.Logger
 }
 
-// Refilter compiles expr for the interfaces of the capture.
+// Refilter compiles expr for the interfaces of the capture. Where it can match no packet of some of them, nothing is
+// captured there.
 func (s *source) Refilter(ctx context.Context, expr string) (plugin.Change, error) {
 	c, err := compileFor(ctx, expr, s.chosen)
 	if err != nil {
 		return nil, err
 	}
 	for _, ifc := range s.chosen {
-		if err := c.errs[c.wires[ifc.Index]]; err != nil {
+		w := c.wires[ifc.Index]
+		switch err := c.errs[w]; {
+		case errors.Is(err, filter.ErrRejectsAll):
+			c.of[w] = filter.RejectAll(expr, linkTypes[w.framing])
+		case err != nil:
 			return nil, plugin.Usagef("%s: %w", without(ifc), err)
 		}
 	}
@@ -38,52 +46,62 @@ func (s *source) Refilter(ctx context.Context, expr string) (plugin.Change, erro
 
 // Prepare injects the new filter.
 func (c *change) Prepare(spec *ebpf.CollectionSpec, t plugin.Target) error {
+	c.log = t.Log
 	if err := c.prepare(&c.next, spec, t); err != nil {
 		return err
 	}
 	return c.fillMaps(spec, uint32(t.Wakeup), c.next.exact())
 }
 
-// Commit puts the new programs in the place of the old ones, hook after hook. Records of either are
-// on their way then: what the agent has to judge it keeps if one of the filters matches.
+// Commit puts the new programs in the place of the old ones, hook after hook. Where somebody has taken a hook away
+// nothing runs, which the end of the capture reports.
 func (c *change) Commit(coll *ebpf.Collection, emit func(pcapng.Block)) error {
 	s := c.source
-	old := s.filters
-	s.decoder.judge.Store(&judge{now: c.next, before: &old, until: math.MaxUint64})
-	var errs []error
-	done := 0
-	for i := range s.hooked {
-		h := &s.hooked[i]
-		prog := coll.Programs[c.next.program(c.next.wires[h.ifc.Index], h.dir)]
-		if err := h.Update(prog); err != nil {
-			errs = append(errs, err)
-			break
+	now := func() uint64 { return uint64(s.decoder.clock.kernel()) }
+	old := s.decoder.judge.Load().forget(now())
+	s.decoder.judge.Store(&judge{now: c.next, before: old, until: math.MaxUint64})
+	for i, h := range s.hooked {
+		err := h.Update(c.program(coll, h))
+		if err == nil || errors.Is(err, hook.ErrLost) {
+			continue
 		}
-		h.prog, prog = prog, h.prog
-		c.replaced = append(c.replaced, prog)
-		done++
-	}
-	now := uint64(s.decoder.clock.kernel())
-	if len(errs) > 0 {
-		for i := range slices.Backward(s.hooked[:done]) {
-			s.hooked[i].prog = c.replaced[i]
-			errs = append(errs, s.hooked[i].Update(s.hooked[i].prog))
+		errs := []error{err}
+		for _, h := range slices.Backward(s.hooked[:i]) {
+			if err := h.Update(h.prog); !errors.Is(err, hook.ErrLost) {
+				errs = append(errs, err)
+			}
 		}
-		s.decoder.judge.Store(&judge{now: old, before: &c.next, until: now})
+		tried := &judge{now: c.next, before: old, until: math.MaxUint64}
+		s.decoder.judge.Store(&judge{now: s.filters, before: tried, until: now() + uint64(settling)})
 		return errors.Join(errs...)
 	}
-	s.decoder.judge.Store(&judge{now: c.next, before: &old, until: now})
+	for i, h := range s.hooked {
+		s.hooked[i].prog = c.program(coll, h)
+	}
+	s.decoder.judge.Store(&judge{now: c.next, before: old, until: now() + uint64(settling)})
 	s.filters = c.next
+	s.sayForm(&c.next, c.log)
 	c.note(coll, emit)
 	return nil
 }
 
-// note writes into the file, for each interface, from when on the new filter holds.
+// program returns the new program for a hook.
+func (c *change) program(coll *ebpf.Collection, h hooked) *ebpf.Program {
+	return coll.Programs[c.next.program(c.next.wires[h.ifc.Index], h.dir)]
+}
+
+// note writes into the file, for each interface, from when on the new filter holds, with the counters so far.
 func (c *change) note(coll *ebpf.Collection, emit func(pcapng.Block)) {
-	counts, _ := c.Counts(coll) // the capture's end reads them again, and reports what fails
-	for _, s := range counts.Interfaces {
-		s.Time = time.Now().UnixNano()
-		s.Comment = "from here on the filter is: " + c.next.expr
-		emit(&s)
+	counts, _ := c.Counts(coll) // what fails here fails at the end again, and is reported then
+	for _, ifc := range c.chosen {
+		note := pcapng.Statistics{Ifindex: ifc.Index}
+		for _, s := range counts.Interfaces {
+			if s.Ifindex == ifc.Index {
+				note = s
+			}
+		}
+		note.Time = time.Now().UnixNano()
+		note.Comment = "from here on the filter is: " + c.next.expr
+		emit(&note)
 	}
 }
