@@ -219,6 +219,12 @@ func TestTooMuchForTheKernel(t *testing.T) {
 			dir := t.TempDir()
 			file, text := filepath.Join(dir, "out.pcapng"), filepath.Join(dir, "expr")
 			must(t, os.WriteFile(text, []byte(c.expr), 0o600))
+			cmd := near.Command("agent", "-i", "veth0", "-d", "-F", text)
+			var said strings.Builder
+			cmd.Stderr = &said
+			if _, err := cmd.Output(); err != nil || !strings.HasPrefix(said.String(), "form "+c.form) {
+				t.Errorf("-d: %v, %s", err, said.String())
+			}
 			p := startAgent(t, near, file, "-v", "-i", "veth0", "-s", "60", "-F", text)
 			if !strings.Contains(p.Stderr(), "form "+c.form) || strings.Contains(p.Stderr(), "the agent filters behind it") != c.warns {
 				t.Errorf("it is said:\n%s", p.Stderr())
@@ -232,8 +238,8 @@ func TestTooMuchForTheKernel(t *testing.T) {
 			if len(f.Packets) != 7 || len(f.Packets[0].Data) != 60 {
 				t.Errorf("%d packets, the first of %d bytes, are in the file", len(f.Packets), len(f.Packets[0].Data))
 			}
-			said := counters(t, p.Stderr())
-			if said["received by filter"] != 7 || (said["left out by the filter in the agent"] > 0) != c.warns {
+			counted := counters(t, p.Stderr())
+			if counted["received by filter"] != 7 || (counted["left out by the filter in the agent"] > 0) != c.warns {
 				t.Errorf("it is said at the end:\n%s", p.Stderr())
 			}
 			if s := f.Interfaces[0].Statistics; s[6] != 7 {

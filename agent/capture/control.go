@@ -82,14 +82,15 @@ func (ctl *Control) Replace(ctx context.Context, expr string) error {
 // replace loads the programs of a change beside those of r, with its maps, and puts them in their place.
 func (ctl *Control) replace(c *capture, r *running, change plugin.Change) (err error) {
 	o := object{name: r.Name, variant: r.variant, buffer: c.Buffer}
-	if o.shared, err = ctl.maps(c, r); err != nil {
-		return err
-	}
+	o.shared, err = ctl.maps(c, r)
 	defer func() {
 		for _, m := range o.shared {
 			err = errors.Join(err, m.Close())
 		}
 	}()
+	if err != nil {
+		return err
+	}
 	coll, err := loadVariant(o, change, ctl.target)
 	if err != nil {
 		return fmt.Errorf("replace the filter: %w", err)

@@ -115,6 +115,9 @@ func differential(t *testing.T, l pcapng.LinkType, all []string) {
 	t.Helper()
 	needRoot(t)
 	w := newWire(l)
+	if !testing.Short() && len(w.packets) < 1000 {
+		t.Errorf("only %d packets", len(w.packets))
+	}
 	all = thin(all, 7)
 	t.Logf("%d expressions over %d packets, of which %d are too short for BPF_PROG_TEST_RUN", len(all), len(w.packets), w.tooShort)
 	for _, expr := range all {
@@ -131,7 +134,11 @@ func differential(t *testing.T, l pcapng.LinkType, all []string) {
 }
 
 func TestVerdictIsThatOfLibpcap(t *testing.T) {
-	differential(t, pcapng.Ethernet, expressions(t, "expressions.txt"))
+	l2, l3 := expressions(t, "expressions.txt"), expressions(t, "expressions-l3.txt")
+	if len(l2) < 400 || len(l3) < 100 {
+		t.Errorf("only %d and %d expressions", len(l2), len(l3))
+	}
+	differential(t, pcapng.Ethernet, l2)
 }
 
 func TestVerdictIsThatOfLibpcapWithoutEthernetHeader(t *testing.T) {

@@ -5,13 +5,19 @@ package packet
 import (
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"slices"
 
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/rlimit"
 	"github.com/urfave/cli/v2"
 
 	"droidtap/agent/filter"
+	"droidtap/agent/plan"
+	"droidtap/agent/plugin"
 	"droidtap/android"
+	"droidtap/bpf"
 )
 
 // instead serves -D and -d, which need no root.
@@ -67,20 +73,46 @@ func list(w io.Writer, all []android.Interface) error {
 	return nil
 }
 
+// formHere returns the form that this kernel takes, by trying, and what is to be said where that cannot be tried.
+func (s *source) formHere() (form filter.Form, unknown string) {
+	if err := rlimit.RemoveMemlock(); err != nil {
+		return s.forms[0], "; what this kernel takes is not known without root"
+	}
+	t := plugin.Target{Log: slog.New(slog.DiscardHandler)}
+	for t.Attempt = range s.forms {
+		spec, err := bpf.Open("packet", string(plan.Legacy))
+		if err == nil {
+			err = s.Prepare(spec, t)
+		}
+		if err != nil {
+			break
+		}
+		coll, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{Programs: ebpf.ProgramOptions{LogDisabled: true}})
+		if err == nil {
+			coll.Close()
+			return s.filters.form, ""
+		}
+	}
+	return s.forms[0], "; this kernel takes none of the programs"
+}
+
 // dump prints the filter, as tcpdump does for people (how is 1), as C (2) or as numbers (3), or the eBPF that it
 // becomes for packets that come in (4): that for an Ethernet header where one of the interfaces has it. To stderr it
 // says in which form the filter runs.
 func dump(stdout, stderr io.Writer, s *source, how int) error {
 	f := s.filters.of[s.filters.ordered()[0]] // Ethernet is the first framing
+	if how == 2 || how == 3 {
+		_, err := io.WriteString(stdout, f.Dump(how))
+		return err
+	}
+	form, unknown := s.formHere()
+	fmt.Fprintln(stderr, f.Describe(form)+unknown)
 	text := f.Dump(how)
 	if how > 3 {
 		var err error
-		if text, err = f.DumpEBPF(filter.How{Form: s.forms[0]}); err != nil {
+		if text, err = f.DumpEBPF(filter.How{Form: form}); err != nil {
 			return err
 		}
-	}
-	if how == 1 || how > 3 {
-		fmt.Fprintln(stderr, f.Describe(s.forms[0]))
 	}
 	_, err := io.WriteString(stdout, text)
 	return err
