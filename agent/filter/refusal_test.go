@@ -113,6 +113,12 @@ func TestLongExpression(t *testing.T) {
 	if len(expr) < 10_000 {
 		t.Fatalf("is only %d bytes long", len(expr))
 	}
+	t.Run("of more than 64 KiB is refused at once", func(t *testing.T) {
+		_, err := filter.Compile(t.Context(), "tcp"+strings.Repeat(" or tcp", 10_000), pcapng.Ethernet, 0)
+		if err == nil || !strings.HasSuffix(err.Error(), "...\": has 70003 bytes, and 65536 are the most") {
+			t.Errorf("error is %v", err)
+		}
+	})
 	t.Run("is compiled, injected and loaded", func(t *testing.T) {
 		compiled(t, pcapng.Ethernet, expr, filter.How{})
 	})
