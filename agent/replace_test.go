@@ -5,6 +5,7 @@ package main
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -14,6 +15,7 @@ import (
 	"testing"
 
 	"github.com/urfave/cli/v2"
+	"golang.org/x/sys/unix"
 
 	"droidtap/agent/capture"
 	"droidtap/scripts/nettest"
@@ -168,11 +170,13 @@ func flood(stop <-chan struct{}) (sent int, err error) {
 		default:
 		}
 		for _, c := range conns {
-			// An answer that nobody listens there is the error of the next one.
-			if _, err := c.Write(make([]byte, 58)); err != nil {
-				if _, err := c.Write(make([]byte, 58)); err != nil {
-					return sent, err
-				}
+			// An answer that nobody listens there is the error of a later one, which is then not sent.
+			_, err := c.Write(make([]byte, 58))
+			for errors.Is(err, unix.ECONNREFUSED) {
+				_, err = c.Write(make([]byte, 58))
+			}
+			if err != nil {
+				return sent, err
 			}
 		}
 	}

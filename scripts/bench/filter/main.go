@@ -265,7 +265,7 @@ func costs() error {
 
 // sizes prints how long lists take from the expression to the loaded program.
 func sizes() error {
-	fmt.Printf("\nlists: from the expression to the loaded program\n\n%-14s %10s %10s %14s %14s\n", "", "compiled", "loaded", "hybrid", "load-bytes")
+	fmt.Printf("\nlists: from the expression to the loaded program\n\n%-14s %10s %10s %24s %24s\n", "", "compiled", "loaded", "hybrid", "load-bytes")
 	ports := func(n int) string {
 		var list []string
 		for i := range n {
@@ -292,13 +292,13 @@ func sizes() error {
 			return err
 		}
 		compiled := time.Since(start)
-		var insns [2]int
+		var insns [2]string
 		var loaded time.Duration
 		for i, form := range []filter.Form{filter.Hybrid, filter.LoadBytes} {
 			start := time.Now()
 			p, err := program(func(p *ebpf.ProgramSpec) error {
 				err := f.Inject(p, filter.How{Form: form})
-				insns[i] = len(p.Instructions)
+				insns[i] = fmt.Sprintf("%d insns", len(p.Instructions))
 				return err
 			})
 			if i == 0 {
@@ -308,12 +308,12 @@ func sizes() error {
 				return err
 			}
 			if err != nil {
-				insns[i] = -insns[i] // refused
+				insns[i] += ", refused" // the capture then takes the next form
 				continue
 			}
 			p.Close()
 		}
-		fmt.Printf("%-14s %7.0f ms %7.0f ms %8d insns %8d insns\n", c.name, 1e3*compiled.Seconds(), 1e3*loaded.Seconds(), insns[0], insns[1])
+		fmt.Printf("%-14s %7.0f ms %7.0f ms %24s %24s\n", c.name, 1e3*compiled.Seconds(), 1e3*loaded.Seconds(), insns[0], insns[1])
 	}
 	return nil
 }
