@@ -14,11 +14,11 @@ type label int
 // assembler collects code whose jumps all lead forwards.
 type assembler struct {
 	code    asm.Instructions
-	places  []int          // of each label, or unbound
-	bound   int            // where the last label is that something jumps to
-	tooFar  bool           // a jump does not reach its end
-	wanted  map[label]bool // that something jumps to
-	pending []jump         // not yet linked, in the order of their places
+	places  []int  // of each label, or unbound
+	bound   int    // where the last label is that something jumps to
+	tooFar  bool   // a jump does not reach its end
+	wanted  []bool // of each label: something jumps to it
+	pending []jump // not yet linked, in the order of their places
 }
 
 type jump struct {
@@ -29,10 +29,8 @@ type jump struct {
 const unbound = -1
 
 func (a *assembler) label() label {
-	if a.wanted == nil {
-		a.wanted = map[label]bool{}
-	}
 	a.places = append(a.places, unbound)
+	a.wanted = append(a.wanted, false)
 	return label(len(a.places) - 1)
 }
 

@@ -134,11 +134,10 @@ func settle(blocks []block) []registers {
 			b.yes, b.no = through(blocks, b.yes), through(blocks, b.no)
 			behind = live[b.yes] | live[b.no]
 		}
-		body := slices.Clone(b.body)
-		slices.Reverse(body)
+		body := b.body
 		b.body = nil
 		live[i] = b.needs(behind)
-		for _, in := range body {
+		for _, in := range slices.Backward(body) {
 			reads, writes := in.uses()
 			if writes&live[i] != 0 {
 				live[i] = live[i]&^writes | reads

@@ -28,10 +28,7 @@ const (
 	modeLen  = 0x80
 	modeMsh  = 0xa0
 
-	sizeMask = 0x18
-	sizeWord = 0x00
-	sizeHalf = 0x08
-	sizeByte = 0x10
+	sizeMask = 0x18 // 0x00 a word, 0x08 half of one, 0x10 a byte
 
 	opMask = 0xf0
 	aluAdd = 0x00
@@ -59,8 +56,6 @@ const (
 	opReturn = classRet // of K
 	opJump   = classJmp | jumpAlways
 	opJumpEq = classJmp | jumpEq
-	opLoadW  = classLd | sizeWord | modeAbs
-	opLdxMsh = classLdx | sizeByte | modeMsh
 )
 
 // scratchWords is how many words of memory a classic program has.

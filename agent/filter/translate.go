@@ -296,7 +296,7 @@ func (t *translator) compute(in insn) {
 	}
 }
 
-// inverse holds the jump that is taken where another is not; jset has none.
+// jumpOps are the jumps that are taken where a comparison holds, and where it does not; jset has none of these.
 var jumpOps = map[uint16]struct{ op, inverse asm.JumpOp }{
 	jumpEq:  {asm.JEq, asm.JNE},
 	jumpGt:  {asm.JGT, asm.JLE},

@@ -195,13 +195,16 @@ func run() error {
 	return sizes()
 }
 
+// traffic is a packet and what it is to the filters.
+type traffic struct {
+	name   string
+	packet []byte
+}
+
 func costs() error {
-	other4, other6 := packet("10.1.1.1", "10.1.1.2", 40000, 8080), packet("2001:db8::1", "2001:db8::2", 40000, 8080)
-	match := packet("10.0.0.1", "10.1.1.2", 40000, 443)
-	type traffic struct {
-		name   string
-		packet []byte
-	}
+	other4 := traffic{"other IPv4", packet("10.1.1.1", "10.1.1.2", 40000, 8080)}
+	other6 := traffic{"other IPv6", packet("2001:db8::1", "2001:db8::2", 40000, 8080)}
+	match := traffic{"matches", packet("10.0.0.1", "10.1.1.2", 40000, 443)}
 	fmt.Printf("ns for a packet above an empty program: by BPF_PROG_TEST_RUN / by the kernel's bpf statistics (best of %d x %d)\n\n", rounds, repeat)
 	fmt.Printf("%-34s %-13s", "", "packet")
 	for _, w := range ways {
@@ -212,53 +215,60 @@ func costs() error {
 		name, expr string
 		traffic    []traffic
 	}{
-		{"", "port 443", []traffic{{"other IPv4", other4}, {"other IPv6", other6}, {"matches", match}}},
-		{"", "host 10.0.0.1 and tcp port 443", []traffic{{"other IPv4", other4}, {"other IPv6", other6}, {"matches", match}}},
-		{"payload begins with GET", "tcp[((tcp[12] & 0xf0) >> 2):4] = 0x47455420", []traffic{{"other IPv4", other4}}},
-		{"", "len > 1000", []traffic{{"other IPv4", other4}}},
-		{"a list of 20 hosts", hosts(20), []traffic{{"other IPv4", other4}}},
-		{"a list of 100 hosts", hosts(100), []traffic{{"other IPv4", other4}}},
-		{"a list of 500 hosts", hosts(500), []traffic{{"other IPv4", other4}}},
+		{"port 443", "port 443", []traffic{other4, other6, match}},
+		{"host 10.0.0.1 and tcp port 443", "host 10.0.0.1 and tcp port 443", []traffic{other4, other6, match}},
+		{"payload begins with GET", "tcp[((tcp[12] & 0xf0) >> 2):4] = 0x47455420", []traffic{other4}},
+		{"len > 1000", "len > 1000", []traffic{other4}},
+		{"a list of 20 hosts", hosts(20), []traffic{other4}},
+		{"a list of 100 hosts", hosts(100), []traffic{other4}},
+		{"a list of 500 hosts", hosts(500), []traffic{other4}},
 	} {
-		if c.name == "" {
-			c.name = c.expr
-		}
-		nothing, err := empty()
-		if err != nil {
+		if err := costsOf(c.name, c.expr, c.traffic); err != nil {
 			return err
 		}
-		programs := []*ebpf.Program{nothing}
-		at := map[int]int{} // index of a way's program
-		for i, w := range ways {
-			if strings.HasPrefix(w.name, "elibpcap") && strings.Contains(c.name, "500") {
-				continue // takes libpcap's optimiser five seconds
-			}
-			p, err := w.make(c.expr)
-			if err != nil {
-				continue // elibpcap refuses some
-			}
-			at[i] = len(programs)
-			programs = append(programs, p)
-		}
-		for _, t := range c.traffic {
-			got, err := measure(programs, t.packet)
-			if err != nil {
-				return err
-			}
-			fmt.Printf("%-34s %-13s", c.name, t.name)
-			for i := range ways {
-				if n, there := at[i]; there {
-					d := got[n].above(got[0])
-					fmt.Printf(" %10.0f / %6.0f", d.run, d.stats)
-				} else {
-					fmt.Printf(" %19s", "-")
-				}
-			}
-			fmt.Println()
-		}
+	}
+	return nil
+}
+
+// costsOf prints a line for each packet: what expr costs in every way that there is.
+func costsOf(name, expr string, packets []traffic) error {
+	nothing, err := empty()
+	if err != nil {
+		return err
+	}
+	programs := []*ebpf.Program{nothing}
+	defer func() {
 		for _, p := range programs {
 			p.Close()
 		}
+	}()
+	at := map[int]int{} // index of a way's program
+	for i, w := range ways {
+		if strings.HasPrefix(w.name, "elibpcap") && strings.Contains(name, "500") {
+			continue // takes libpcap's optimiser five seconds
+		}
+		p, err := w.make(expr)
+		if err != nil {
+			continue // elibpcap refuses some
+		}
+		at[i] = len(programs)
+		programs = append(programs, p)
+	}
+	for _, t := range packets {
+		got, err := measure(programs, t.packet)
+		if err != nil {
+			return err
+		}
+		fmt.Printf("%-34s %-13s", name, t.name)
+		for i := range ways {
+			if n, there := at[i]; there {
+				d := got[n].above(got[0])
+				fmt.Printf(" %10.0f / %6.0f", d.run, d.stats)
+			} else {
+				fmt.Printf(" %19s", "-")
+			}
+		}
+		fmt.Println()
 	}
 	return nil
 }
