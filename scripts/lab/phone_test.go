@@ -160,7 +160,10 @@ func start(t *testing.T, cmd *exec.Cmd) *process {
 		select {
 		case <-done:
 		default:
-			pr.interrupt(t)
+			// It may have ended just now: Wait has returned then, and done is not closed yet.
+			if err := syscall.Kill(-pr.cmd.Process.Pid, syscall.SIGINT); err != nil && !errors.Is(err, syscall.ESRCH) {
+				t.Errorf("interrupt %s: %v", pr.cmd, err)
+			}
 			<-done
 		}
 	})
