@@ -4,6 +4,7 @@ package main
 
 import (
 	"errors"
+	"slices"
 	"strings"
 
 	"github.com/urfave/cli/v2"
@@ -17,8 +18,9 @@ var errOption = errors.New("")
 // normalise rewrites a command line as tcpdump's users type it (-s0, -nnvi any,
 // -w-) to what urfave/cli takes: each option by itself, each value behind its
 // option, "--" before the expression. An option behind the first word of the
-// expression is an error: cli would take it for a part of the expression.
-func normalise(argv []string, flags []cli.Flag) ([]string, error) {
+// expression is an error: cli would take it for a part of the expression. Where that
+// word is a command, the rest is the command's.
+func normalise(argv []string, flags []cli.Flag, commands []*cli.Command) ([]string, error) {
 	takesValue := map[string]bool{}
 	for _, f := range flags {
 		doc, ok := f.(cli.DocGenerationFlag)
@@ -33,6 +35,9 @@ func normalise(argv []string, flags []cli.Flag) ([]string, error) {
 		if word == "--" {
 			rest = rest[1:]
 			break
+		}
+		if slices.ContainsFunc(commands, func(c *cli.Command) bool { return c.Name == word }) {
+			return append(out, rest...), nil
 		}
 		if len(word) < 2 || word[0] != '-' {
 			if err := noOptions(rest, takesValue); err != nil {

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/urfave/cli/v2"
 
 	"droidtap/agent/plugin"
 )
@@ -38,6 +39,8 @@ func TestNormalise(t *testing.T) {
 		{"an unknown letter in a cluster", "-UZ", "", `there is no option -Z in "-UZ"`},
 		{"an unknown word", "--frobnicate", "", "there is no option --frobnicate"},
 		{"a value for a flag without one", "--version=3", "", "option --version takes no value"},
+		{"a command with its own options", "-v|doctor|--json", "-v|doctor|--json", ""},
+		{"a word like a command behind others", "udp|doctor", "--|udp|doctor", ""},
 		{"no value", "-i", "", "option -i needs a value"},
 		{"no value for a long option", "--count", "", "option --count needs a value"},
 		{"an option behind the expression", "port|443|-w|x", "", `options come before the expression, and -w stands behind "port"`},
@@ -49,7 +52,7 @@ func TestNormalise(t *testing.T) {
 			if tc.typed != "" {
 				argv = append(argv, strings.Split(tc.typed, "|")...)
 			}
-			got, err := normalise(argv, flags)
+			got, err := normalise(argv, flags, []*cli.Command{{Name: "doctor"}})
 			if tc.err != "" {
 				if !plugin.IsUsage(err) || !strings.HasPrefix(err.Error(), tc.err) {
 					t.Fatalf("error %v, want usage error %q", err, tc.err)

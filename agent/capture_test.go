@@ -17,9 +17,11 @@ import (
 // variants are the objects and hooks that this kernel has.
 var variants = [][]string{
 	{"--object", "ring", "--backend", "tcx"},
-	{"--object", "ring", "--backend", "clsact"},
+	{"--object", "ring", "--backend", "tc"},
 	{"--object", "legacy", "--backend", "tcx"},
-	{"--object", "legacy", "--backend", "clsact"},
+	{"--object", "legacy", "--backend", "tc"},
+	{"--object", "ring", "--backend", "packet"},
+	{"--object", "legacy", "--backend", "packet"},
 }
 
 // startTcpdump starts a tcpdump that writes each packet to file at once. Its ring has a slot of the largest size for

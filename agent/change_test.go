@@ -24,9 +24,9 @@ func TestLoopbackOwner(t *testing.T) {
 			argv := append([]string{"agent", "-U", "-i", "lo", "--uid", "10123", "-w", file}, variant...)
 			p := nettest.Start(t, near.Command(append(argv, "udp dst port 9")...), "capturing on lo to "+file)
 			for _, uid := range []int{10123, 10124, 10123} {
-				must(t, near.Do(uid, func() error { return sendUDP("127.0.0.1", 60+uid%10) }))
+				must(t, near.Do(uid, func() error { return holdUDP(t, "127.0.0.1", 60+uid%10) }))
 			}
-			must(t, near.Do(10123, func() error { return sendUDP("127.0.0.1", 200) }))
+			must(t, near.Do(10123, func() error { return holdUDP(t, "127.0.0.1", 200) }))
 			nettest.Await(t, file, func(p nettest.Packet) bool { return p.Length > 200 })
 			p.Stop(t, syscall.SIGINT)
 			f, err := nettest.Read(file)
@@ -63,7 +63,7 @@ func TestFilterRemoved(t *testing.T) {
 	nettest.Require(t, "agent", "tc")
 	near, _ := nettest.Pair(t)
 	file := filepath.Join(t.TempDir(), "removed.pcapng")
-	p := nettest.Start(t, near.Command("agent", "-i", "veth0", "--backend", "clsact", "-w", file), "capturing on veth0 to "+file)
+	p := nettest.Start(t, near.Command("agent", "-i", "veth0", "--backend", "tc", "-w", file), "capturing on veth0 to "+file)
 	near.Run(t, "tc", "qdisc", "del", "dev", "veth0", "clsact")
 	p.Signal(t, syscall.SIGINT)
 	if code := p.Wait(t); code != 1 || !strings.Contains(p.Stderr(), "somebody removed our filter") {
@@ -82,7 +82,7 @@ func TestStartFails(t *testing.T) {
 	must(t, os.WriteFile(old, []byte("precious"), 0o600))
 	made := filepath.Join(dir, "made")
 	for _, where := range [][]string{{"-w", old}, {"--output-dir", made}} {
-		argv := append([]string{"agent", "-i", "v4-veth0", "--backend", "clsact"}, where...)
+		argv := append([]string{"agent", "-i", "v4-veth0", "--backend", "tc"}, where...)
 		out, err := near.Command(argv...).CombinedOutput()
 		if err == nil || !strings.Contains(string(out), "clat") || strings.Count(string(out), "\n") != 1 {
 			t.Errorf("%v: %v\n%s", where, err, out)

@@ -14,6 +14,7 @@ import (
 const helpHead = `agent: capture packets on a rooted Android phone, with tcpdump's options
 
     agent [options] [pcap-filter expression]
+    agent doctor
     agent -i wlan0 port 443
     agent -i any --uid 10123 -w - | wireshark -k -i -
 
@@ -25,7 +26,7 @@ Exit codes: 0 done, 1 failed, 2 usage, 3 not permitted, 4 the kernel lacks somet
 
 // help describes every option by its group; urfave/cli's own text repeats each
 // value's name for each spelling of the option.
-func help(flags []cli.Flag) string {
+func help(flags []cli.Flag, commands []*cli.Command) string {
 	groups := map[string][]string{}
 	for _, f := range flags {
 		c, hasGroup := f.(cli.CategorizableFlag)
@@ -39,6 +40,10 @@ func help(flags []cli.Flag) string {
 	for _, name := range slices.Sorted(maps.Keys(groups)) {
 		slices.Sort(groups[name])
 		fmt.Fprintf(&b, "\n%s:\n%s", name, strings.Join(groups[name], ""))
+	}
+	b.WriteString("\nCommands:\n")
+	for _, c := range commands {
+		fmt.Fprintf(&b, "  agent %s\n%s", c.Name, wrap(c.Usage, "        ", 80))
 	}
 	return b.String()
 }

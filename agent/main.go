@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"math/bits"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/urfave/cli/v2"
@@ -25,7 +26,7 @@ func main() {
 // run is the whole program; it returns the exit code.
 func run(argv []string, stdout, stderr io.Writer) int {
 	app := newApp(stdout, stderr)
-	args, err := normalise(argv, app.Flags)
+	args, err := normalise(argv, app.Flags, app.Commands)
 	if err == nil {
 		err = app.Run(args)
 	}
@@ -41,17 +42,23 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 		Writer:      stdout,
 		ErrWriter:   stderr,
 		Action:      action,
+		Commands:    []*cli.Command{doctorCommand()},
 		// Without this it would print the help and call os.Exit itself.
 		OnUsageError:   func(_ *cli.Context, err error, _ bool) error { return plugin.Usagef("%w", err) },
 		ExitErrHandler: func(*cli.Context, error) {},
 	}
 	for _, p := range plugin.Probes() {
 		app.Flags = append(app.Flags, p.Flags...)
+		app.Commands = append(app.Commands, p.Commands...)
 	}
 	for _, o := range plugin.Outputs() {
 		app.Flags = append(app.Flags, o.Flags...)
 	}
-	app.CustomAppHelpTemplate = help(app.Flags) // a template without actions: printed as it is
+	for _, c := range app.Commands {
+		c.OnUsageError = app.OnUsageError
+		c.HideHelpCommand = true
+	}
+	app.CustomAppHelpTemplate = help(app.Flags, app.Commands) // a template without actions: printed as it is
 	return app
 }
 
@@ -68,9 +75,11 @@ func ownFlags() []cli.Flag {
 		&cli.BoolFlag{Name: "p", Category: plugin.GroupAdvanced,
 			Usage: "taken for tcpdump's sake: interfaces are never put into promiscuous mode"},
 		&cli.StringFlag{Name: "backend", Category: plugin.GroupAdvanced, Value: "auto",
-			Usage: "attach by `auto|tcx|clsact`"},
+			Usage: "see packets by `auto|tcx|tc|packet`; tc is a filter in clsact, packet a packet socket"},
 		&cli.StringFlag{Name: "object", Category: plugin.GroupAdvanced, Value: "auto",
 			Usage: "load the variant `auto|ring|legacy` of the bpf object"},
+		&cli.StringFlag{Name: "btf", Category: plugin.GroupAdvanced, Value: "auto",
+			Usage: "take the kernel's types from `auto|none|FILE|DIR`; those are checked before they are used, and only what needs them does without where they are wrong"},
 		&cli.BoolFlag{Name: "verbose", Aliases: []string{"v"}, Category: plugin.GroupAdvanced, Count: new(int),
 			Usage: "say what is done and why; -vv says more"},
 		&cli.BoolFlag{Name: "version", Category: plugin.GroupInstead, Usage: "print the version"},
@@ -146,6 +155,7 @@ func configure(c *cli.Context) (capture.Config, error) {
 	if o := c.String("object"); o != "auto" {
 		cfg.Wish.Variant = plan.Variant(o)
 	}
+	cfg.BTF = c.String("btf")
 	if err := cfg.Wish.Check(); err != nil {
 		return cfg, plugin.Usagef("%w", err)
 	}
@@ -169,7 +179,7 @@ func addPlugins(c *cli.Context, cfg *capture.Config) error {
 		if src == nil {
 			continue
 		}
-		cfg.Probes = append(cfg.Probes, capture.Probe{Name: p.Name, Source: src})
+		cfg.Probes = append(cfg.Probes, capture.Probe{Name: p.Name, Source: src, Needs: p.Needs, Asked: anySet(c, p.Flags)})
 		if l, ok := src.(plugin.Labeler); ok {
 			labels = append(labels, l.Label())
 		}
@@ -194,6 +204,11 @@ func addPlugins(c *cli.Context, cfg *capture.Config) error {
 		return plugin.Usagef("nowhere to write to: this agent has no output that the flags ask for")
 	}
 	return nil
+}
+
+// anySet tells whether one of the flags was given.
+func anySet(c *cli.Context, flags []cli.Flag) bool {
+	return slices.ContainsFunc(flags, func(f cli.Flag) bool { return c.IsSet(f.Names()[0]) })
 }
 
 func printSummary(w io.Writer, s capture.Summary) {

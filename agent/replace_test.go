@@ -57,7 +57,7 @@ func replaceMain() {
 		}
 		return err
 	}
-	args, err := normalise(os.Args, app.Flags)
+	args, err := normalise(os.Args, app.Flags, app.Commands)
 	if err == nil {
 		err = app.Run(args)
 	}
@@ -84,6 +84,8 @@ func TestReplace(t *testing.T) {
 		{variants[0], "exact filters", "udp and (port 4000 or port 4001)", "udp port 4000 or udp port 4002"},
 		{variants[1], "exact filters", "udp and (port 4000 or port 4001)", "udp port 4000 or udp port 4002"},
 		{variants[3], "exact filters", "udp and (port 4000 or port 4001)", "udp port 4000 or udp port 4002"},
+		{variants[4], "exact filters", "udp and (port 4000 or port 4001)", "udp port 4000 or udp port 4002"},
+		{variants[4], "filters of which one is judged behind the kernel", "ip protochain 17 and (port 4000 or port 4001)", "udp port 4000 or udp port 4002"},
 		{variants[0], "filters of which one is judged behind the kernel", "ip protochain 17 and (port 4000 or port 4001)", "udp port 4000 or udp port 4002"},
 		{variants[3], "filters that are judged behind the kernel", "ip protochain 17 and (port 4000 or port 4001)", "ip protochain 17 and (port 4000 or port 4002)"},
 	} {

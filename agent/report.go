@@ -17,6 +17,7 @@ import (
 
 	"droidtap/agent/capture"
 	"droidtap/agent/filter"
+	"droidtap/agent/kernel"
 	"droidtap/agent/plan"
 	"droidtap/agent/plugin"
 )
@@ -36,10 +37,12 @@ func exitCode(err error) int {
 		return exitOK
 	case plugin.IsUsage(err):
 		return exitUsage
-	case errors.Is(err, capture.ErrKernel), errors.Is(err, plan.ErrImpossible), errors.Is(err, ebpf.ErrNotSupported):
+	case errors.Is(err, capture.ErrKernel):
 		return exitKernel
-	case errors.Is(err, os.ErrPermission):
+	case errors.Is(err, os.ErrPermission): // also to be asked: then it is not known what the kernel has
 		return exitPermission
+	case errors.Is(err, plan.ErrImpossible), errors.Is(err, ebpf.ErrNotSupported):
+		return exitKernel
 	}
 	return exitFailed
 }
@@ -55,13 +58,21 @@ func report(w io.Writer, err error) int {
 	switch {
 	case code == exitUsage && errors.Is(err, errOption):
 		text += " (agent --help lists the options)"
-	case code == exitPermission && os.Geteuid() != 0:
-		text = fmt.Sprintf("not permitted for uid %d: run under su (%s)", os.Geteuid(), text)
 	case code == exitPermission:
-		text = "not permitted, although this is root; SELinux, a lockdown or a container may forbid it: " + text
+		text = "not permitted" + explained(err) + " (" + text + ")"
+	case code == exitKernel:
+		text += explained(err)
 	}
 	fmt.Fprintf(w, "agent: %s\n", text)
 	return code
+}
+
+// explained says why the system refused something and what to do, behind a colon; "" where that is not known.
+func explained(err error) string {
+	if why := kernel.Look(os.DirFS("/")).Explain(err, kernel.AskCalls()); why != "" {
+		return ": " + why
+	}
+	return ""
 }
 
 // version is set by the Makefile: git describe.

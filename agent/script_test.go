@@ -84,7 +84,12 @@ func TestScripts(t *testing.T) {
 			testscript.Run(t, testscript.Params{
 				Files:           []string{file},
 				ContinueOnError: true,
-				Deadline:        time.Now().Add(2 * nettest.Patience), // a capture that should have been refused runs for ever
+				Setup: func(env *testscript.Env) error {
+					btf, err := filepath.Abs("../btf/min")
+					env.Setenv("BTF", btf)
+					return err
+				},
+				Deadline: time.Now().Add(2 * nettest.Patience), // a capture that should have been refused runs for ever
 				Cmds: map[string]func(*testscript.TestScript, bool, []string){
 					"exits": func(ts *testscript.TestScript, _ bool, args []string) {
 						exits(ts, args[0], args[1:]...)

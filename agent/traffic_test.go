@@ -25,6 +25,12 @@ const (
 // serve answers on TCP and UDP with what it gets, for as long as the test runs.
 func serve(t *testing.T, s nettest.Space, uid int) {
 	t.Helper()
+	// One after the other, so that packets of two connections have an order.
+	serveBy(t, s, uid, func(connection func()) { connection() })
+}
+
+func serveBy(t *testing.T, s nettest.Space, uid int, run func(connection func())) {
+	t.Helper()
 	for _, host := range []string{"0.0.0.0", "::"} {
 		tcp, udp := "tcp4", "udp4"
 		if host == "::" {
@@ -45,8 +51,10 @@ func serve(t *testing.T, s nettest.Space, uid int) {
 					if err != nil {
 						return err
 					}
-					_, _ = io.Copy(struct{ io.Writer }{c}, struct{ io.Reader }{c}) // no splice
-					_ = c.Close()
+					run(func() {
+						_, _ = io.Copy(struct{ io.Writer }{c}, struct{ io.Reader }{c}) // no splice
+						_ = c.Close()
+					})
 				}
 			})
 		}()
@@ -81,13 +89,30 @@ func serve(t *testing.T, s nettest.Space, uid int) {
 // talk sends size bytes to a server and reads them back, in exchanges of at most chunk bytes. It returns its port,
 // with the connection closed at both ends.
 func talk(network, host string, size, chunk int) (port int, err error) {
-	c, err := net.Dial(network, net.JoinHostPort(host, fmt.Sprint(serverPort)))
-	if err != nil {
+	c, port, err := hold(network, host, size, chunk)
+	if c == nil {
 		return 0, err
 	}
 	defer func() { err = errors.Join(err, c.Close()) }()
+	if tcp, ok := c.(*net.TCPConn); ok && err == nil {
+		if err := tcp.CloseWrite(); err != nil {
+			return port, err
+		}
+		if _, err := c.Read(make([]byte, 1)); err != io.EOF {
+			return port, fmt.Errorf("read at the end: %w", err)
+		}
+	}
+	return port, err
+}
+
+// hold does the same and leaves the connection open; it is returned with an error, too, where there is one.
+func hold(network, host string, size, chunk int) (c net.Conn, port int, err error) {
+	c, err = net.Dial(network, net.JoinHostPort(host, fmt.Sprint(serverPort)))
+	if err != nil {
+		return nil, 0, err
+	}
 	if err := c.SetDeadline(time.Now().Add(nettest.Patience)); err != nil {
-		return 0, err
+		return c, 0, err
 	}
 	switch a := c.LocalAddr().(type) {
 	case *net.TCPAddr:
@@ -98,21 +123,13 @@ func talk(network, host string, size, chunk int) (port int, err error) {
 	b := bytes.Repeat([]byte("droidtap"), chunk/8+1)[:chunk]
 	for sent := 0; sent < size; sent += chunk {
 		if _, err := c.Write(b); err != nil {
-			return port, err
+			return c, port, err
 		}
 		if _, err := io.ReadFull(c, make([]byte, chunk)); err != nil {
-			return port, err
+			return c, port, err
 		}
 	}
-	if tcp, ok := c.(*net.TCPConn); ok {
-		if err := tcp.CloseWrite(); err != nil {
-			return port, err
-		}
-		if _, err := c.Read(make([]byte, 1)); err != io.EOF {
-			return port, fmt.Errorf("read at the end: %w", err)
-		}
-	}
-	return port, nil
+	return c, port, nil
 }
 
 // talkAll is TCP with small and with GSO packets, and UDP with small and with fragmented packets, by IPv4 and IPv6.

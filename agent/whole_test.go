@@ -208,13 +208,13 @@ func TestHarmless(t *testing.T) {
 					}
 				}
 			}
-			killed := startAgent(t, near, filepath.Join(dir, "killed"), "-i", "veth0", "--backend", "clsact")
+			killed := startAgent(t, near, filepath.Join(dir, "killed"), "-i", "veth0", "--backend", "tc")
 			killed.Signal(t, syscall.SIGKILL)
 			killed.Wait(t)
 			if network(t, near) == was {
 				t.Error("a killed agent left no filter: this tests nothing")
 			}
-			next := startAgent(t, near, filepath.Join(dir, "next"), "-i", "veth0", "--backend", "clsact")
+			next := startAgent(t, near, filepath.Join(dir, "next"), "-i", "veth0", "--backend", "tc")
 			next.Stop(t, syscall.SIGINT)
 			if diff := cmp.Diff(was, network(t, near)); diff != "" {
 				t.Errorf("after a killed run and another (-before +after):\n%s\n%s", diff, next.Stderr())

@@ -90,6 +90,22 @@ func (i Interface) Framing() Framing {
 	return Unsupported
 }
 
+// LinkLayer names the interface's type, such as "Ethernet" or "raw IP (519)".
+func (i Interface) LinkLayer() string {
+	names := map[uint16]string{
+		arphrdEther:    "Ethernet",
+		arphrdPPP:      "PPP (512)",
+		arphrdRawIP:    "raw IP (519)",
+		arphrdTunnel:   "tunnel (768)",
+		arphrdLoopback: "loopback",
+		arphrdNone:     "none (65534)",
+	}
+	if name, known := names[i.Type]; known {
+		return name
+	}
+	return fmt.Sprintf("unsupported (%d)", i.Type)
+}
+
 // Describe returns the bracketed flags that tcpdump -D prints behind the name, such as "[Up, Running, Connected]"
 // (tcpdump.c show_devices_and_exit). libpcap asks the driver by ETHTOOL_GLINK whether there is a link; sysfs does not
 // tell which drivers would answer, so ifb, dummy and the like read "Connected" here while they are up.

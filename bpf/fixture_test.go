@@ -51,6 +51,9 @@ var programs = []struct {
 	direction uint8
 }{{"l2_ingress", ingress}, {"l2_egress", egress}, {"l3_ingress", ingress}, {"l3_egress", egress}}
 
+// sockets are its filters of packet sockets.
+var sockets = []string{"l2_socket", "l3_socket"}
+
 func needRoot(t *testing.T) {
 	t.Helper()
 	if os.Geteuid() != 0 {
@@ -220,6 +223,18 @@ type record struct {
 	event
 	size  int    // of the whole, in bytes
 	bytes []byte // of the packet, and what follows them
+}
+
+// keeps returns how many bytes of a packet of the loopback interface a packet socket's filter keeps.
+func (c *capture) keeps(t *testing.T, program string, packet []byte) uint32 {
+	t.Helper()
+	// For this type of program BPF_PROG_TEST_RUN takes off an Ethernet header (net/bpf/test_run.c, is_l2).
+	const header = 14
+	ret, err := c.Programs[program].Run(&ebpf.RunOptions{Data: append(make([]byte, header), packet...), Context: skb{Ifindex: loopback}})
+	if err != nil {
+		t.Fatalf("run %s over %d bytes: %v", program, len(packet), err)
+	}
+	return ret
 }
 
 // records returns what is in the ring.

@@ -18,16 +18,20 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/rlimit"
 
+	"droidtap/agent/kernel"
 	"droidtap/agent/pcapng"
 	"droidtap/agent/plan"
 	"droidtap/agent/plugin"
 	"droidtap/android"
+	"droidtap/btf"
 )
 
 // Probe is a source and the name of its objects.
 type Probe struct {
 	Name   string
 	Source plugin.Source
+	Needs  []plan.Need
+	Asked  bool // for by name: that it cannot run is an error, and no reason to leave it out
 }
 
 // Config is what to capture, and where to.
@@ -38,6 +42,7 @@ type Config struct {
 	Application string // for the file's head: the tool and its version
 	CommandLine string // for the file's head
 	Wish        plan.Wish
+	BTF         string // "auto", "none", a file or a directory; "" is auto
 	Buffer      int    // bytes for records in the kernel, a power of two
 	Most        uint64 // packets after which to stop; 0: no limit
 	Unbuffered  bool   // each packet is written at once
@@ -83,10 +88,16 @@ type running struct {
 	Probe
 	coll     *ebpf.Collection
 	variant  plan.Variant
-	ring     ring
+	streams  []stream
 	attached io.Closer
-	tally    tally // of its reader, once that has ended
-	err      error // of its reader
+}
+
+// stream is a ring of a source, and what its reader does with it.
+type stream struct {
+	ring
+	decode func([]byte) (pcapng.Block, error)
+	tally  tally // of its reader, once that has ended
+	err    error // of its reader
 }
 
 // Run captures until ctx ends, cfg.Most packets are in the file, the output fails
@@ -98,30 +109,34 @@ type running struct {
 func Run(ctx context.Context, abort <-chan struct{}, cfg Config) (sum Summary, err error) {
 	c := &capture{Config: cfg, start: time.Now(), failure: make(chan error, 1), abort: abort}
 	c.writer = newWriter(cfg.Most, cfg.Unbuffered)
-	u, err := readUname()
+	u, err := kernel.ReadUname()
 	if err != nil {
 		return sum, err
-	}
-	p, err := plan.Make(ask(u.release), cfg.Wish)
-	if err != nil {
-		return sum, err
-	}
-	c.Log.Info("kernel "+u.release, "KMI", android.ParseRelease(u.release).KMI())
-	for _, why := range p.Why {
-		c.Log.Info("plan: " + why)
 	}
 	// Before 5.11 maps count against RLIMIT_MEMLOCK. Without root it fails, and so
 	// does the load, with the better message.
 	if err := rlimit.RemoveMemlock(); err != nil {
 		c.Log.Debug("raise the memory lock limit", "error", err)
 	}
-
-	target := plugin.Target{Plan: p, Log: c.Log, Wakeup: cfg.Buffer / 4, Emit: c.emit, Fail: c.fail}
+	k := kernel.Ask(u.Release)
+	types, err := c.types(&k)
+	if err != nil {
+		return sum, err
+	}
+	p, err := plan.Make(k, cfg.Wish)
+	if err != nil {
+		return sum, err
+	}
+	c.Log.Info("kernel "+u.Release, "KMI", android.ParseRelease(u.Release).KMI())
+	for _, choice := range p.Choices {
+		c.Log.Info("plan: " + choice.String())
+	}
+	target := plugin.Target{Plan: p, Types: types, Log: c.Log, Buffer: cfg.Buffer, Wakeup: cfg.Buffer / 4, Emit: c.emit, Fail: c.fail}
 	if cfg.Unbuffered {
 		target.Wakeup = 0
 	}
 	defer func() { err = errors.Join(err, c.unload()) }()
-	if err := c.load(target); err != nil {
+	if err := c.load(target, k); err != nil {
 		return sum, err
 	}
 	// The file comes last: a capture that cannot start leaves none, and spoils none.
@@ -134,12 +149,40 @@ func Run(ctx context.Context, abort <-chan struct{}, cfg Config) (sum Summary, e
 	}
 	sum.File = file.Name()
 	err = c.run(ctx, target, &sum, file, pcapng.Section{
-		Hardware:    u.machine,
-		OS:          u.sysname + " " + u.release,
+		Hardware:    u.Machine,
+		OS:          u.Sysname + " " + u.Release,
 		Application: cfg.Application,
 		Comment:     cfg.CommandLine,
 	})
 	return sum, err
+}
+
+// types finds the kernel's types where a probe needs them or the user chose some, and puts into k whether they can be
+// used. A file or directory that is not there is a usage error.
+func (c *capture) types(k *plan.Kernel) (kernel.Types, error) {
+	chosen := c.BTF != "" && c.BTF != "auto" && c.BTF != "none"
+	needed := slices.ContainsFunc(c.Probes, func(p Probe) bool { return slices.Contains(p.Needs, plan.NeedTypes) })
+	if !chosen && !needed {
+		return kernel.Types{}, nil
+	}
+	t, err := kernel.FindTypes(c.BTF, k.Release)
+	if t.Source.Skipped != nil {
+		c.Log.Warn("types that cannot be used: " + t.Source.Skipped.Error())
+	}
+	switch {
+	case chosen && t.Source == (btf.Source{}) && !errors.Is(err, btf.ErrNone):
+		return t, plugin.Usagef("--btf %s: %w", c.BTF, err)
+	case err == nil:
+		c.Log.Info("types of " + t.Source.String() + ": all offsets hold")
+	case t.Offsets == (kernel.Offsets{}):
+		c.Log.Warn(fmt.Sprintf("the kernel's types are not used, only what its helpers tell: %v", err))
+	default:
+		c.Log.Warn(fmt.Sprintf("types of %v are used in part: %v", t.Source, err))
+	}
+	if t.Offsets == (kernel.Offsets{}) {
+		k.Types = err
+	}
+	return t, nil
 }
 
 // run reads and writes until the end, then detaches, drains the rings and closes
@@ -154,7 +197,10 @@ func (c *capture) run(ctx context.Context, t plugin.Target, sum *Summary, file p
 	}()
 	c.begin()
 	for i := range c.running {
-		c.readers.Go(func() { c.read(&c.running[i]) })
+		r := &c.running[i]
+		for n := range r.streams {
+			c.readers.Go(func() { c.read(r.Name, &r.streams[n]) })
+		}
 	}
 	c.Control.begin(c, t)
 	c.Ready(sum.File)
@@ -189,20 +235,48 @@ func (c *capture) run(ctx context.Context, t plugin.Target, sum *Summary, file p
 	return errors.Join(err, closeErr)
 }
 
-// load loads the objects of every source and opens their rings.
-func (c *capture) load(t plugin.Target) error {
+// load loads the objects of every source and opens their rings. A probe that cannot
+// run here is left out, unless it was asked for by name or no other is left.
+func (c *capture) load(t plugin.Target, k plan.Kernel) error {
+	var left []error
 	for _, p := range c.Probes {
-		coll, variant, err := load(p, t, c.Buffer)
-		if err != nil {
+		err := k.Lacks(p.Needs)
+		if err == nil {
+			err = c.loadProbe(p, t)
+		}
+		if err == nil {
+			continue
+		}
+		err = fmt.Errorf("probe %s: %w", p.Name, err)
+		if p.Asked || plugin.IsUsage(err) {
 			return err
 		}
-		c.running = append(c.running, running{Probe: p, coll: coll, variant: variant})
-		r, err := openRing(coll.Maps[events], c.Buffer, t.Wakeup)
-		if err != nil {
-			return fmt.Errorf("probe %s: %w", p.Name, err)
-		}
-		c.running[len(c.running)-1].ring = r
+		left = append(left, err)
 	}
+	if len(c.running) == 0 {
+		return errors.Join(left...)
+	}
+	for _, err := range left {
+		c.Log.Warn(err.Error() + ": it is left out")
+	}
+	return nil
+}
+
+func (c *capture) loadProbe(p Probe, t plugin.Target) error {
+	coll, variant, err := load(p, t, c.Buffer)
+	if err != nil {
+		return err
+	}
+	r := running{Probe: p, coll: coll, variant: variant}
+	if m := coll.Maps[events]; m != nil {
+		ring, err := openRing(m, c.Buffer, t.Wakeup)
+		if err != nil {
+			coll.Close()
+			return err
+		}
+		r.streams = []stream{{ring: ring, decode: p.Source.Decode}}
+	}
+	c.running = append(c.running, r)
 	return nil
 }
 
@@ -210,8 +284,8 @@ func (c *capture) load(t plugin.Target) error {
 func (c *capture) unload() error {
 	var errs []error
 	for _, r := range slices.Backward(c.running) {
-		if r.ring != nil {
-			errs = append(errs, r.ring.Close())
+		for _, s := range slices.Backward(r.streams) {
+			errs = append(errs, s.Close())
 		}
 		r.coll.Close()
 	}
@@ -222,10 +296,35 @@ func (c *capture) unload() error {
 func (c *capture) attach(t plugin.Target) error {
 	for i := range c.running {
 		r := &c.running[i]
+		t.Load = func(p plugin.Preparer) error { return c.more(r, p, t) }
 		var err error
-		if r.attached, err = r.Source.Attach(r.coll, t); err != nil {
+		r.attached, err = r.Source.Attach(r.coll, t)
+		// Those that it opened before an error, too: they have to be closed.
+		if s, ok := r.Source.(plugin.Streamer); ok {
+			for _, of := range s.Streams() {
+				r.streams = append(r.streams, stream{ring: &foreign{Ring: of.Ring}, decode: of.Decode})
+			}
+		}
+		if err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+// more loads programs of a source beside those that it has.
+func (c *capture) more(r *running, p plugin.Preparer, t plugin.Target) error {
+	coll, err := loadVariant(object{name: r.Name, variant: r.variant, buffer: c.Buffer, shared: shareable(r.coll)}, p, t)
+	if err != nil {
+		return err
+	}
+	defer coll.Close() // the programs keep its maps
+	for name, prog := range coll.Programs {
+		if old := r.coll.Programs[name]; old != nil {
+			old.Close()
+		}
+		r.coll.Programs[name] = prog
+		delete(coll.Programs, name)
 	}
 	return nil
 }
@@ -241,12 +340,12 @@ func (c *capture) detach() error {
 	return errors.Join(errs...)
 }
 
-// read moves the records of one source to the writer.
-func (c *capture) read(r *running) {
+// read moves the records of one stream to the writer.
+func (c *capture) read(probe string, s *stream) {
 	var err error
-	if r.tally, err = read(r.ring, r.Source, c.writer.empty, c.send); err != nil {
-		r.err = fmt.Errorf("probe %s: %w", r.Name, err)
-		c.fail(r.err)
+	if s.tally, err = read(s.ring, s.decode, c.writer.empty, c.send); err != nil {
+		s.err = fmt.Errorf("probe %s: %w", probe, err)
+		c.fail(s.err)
 	}
 }
 
@@ -254,8 +353,10 @@ func (c *capture) read(r *running) {
 func (c *capture) drain() error {
 	var errs []error
 	for _, r := range c.running {
-		if err := r.ring.flush(); err != nil {
-			errs = append(errs, fmt.Errorf("flush the ring of probe %s: %w", r.Name, err), r.ring.Close())
+		for _, s := range r.streams {
+			if err := s.flush(); err != nil {
+				errs = append(errs, fmt.Errorf("flush a ring of probe %s: %w", r.Name, err), s.Close())
+			}
 		}
 	}
 	c.readers.Wait()

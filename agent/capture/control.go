@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"sync"
 
 	"github.com/cilium/ebpf"
@@ -116,10 +115,7 @@ func (ctl *Control) maps(c *capture, r *running) (map[string]*ebpf.Map, error) {
 		return nil, ErrNotRunning
 	}
 	shared := map[string]*ebpf.Map{}
-	for name, m := range r.coll.Maps {
-		if name == settings || strings.HasPrefix(name, ".") {
-			continue // the programs' own
-		}
+	for name, m := range shareable(r.coll) {
 		clone, err := m.Clone()
 		if err != nil {
 			return shared, fmt.Errorf("share map %s: %w", name, err)

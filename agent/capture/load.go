@@ -5,7 +5,9 @@ package capture
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"os"
+	"strings"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
@@ -48,6 +50,42 @@ func load(probe Probe, t plugin.Target, buffer int) (*ebpf.Collection, plan.Vari
 	return nil, "", fmt.Errorf("%w: %w", ErrKernel, errors.Join(errs...))
 }
 
+// Loads tells whether the kernel takes a probe's object in a variant, with nothing injected, and lets its ring be read.
+// Nothing is attached. Call rlimit.RemoveMemlock before.
+func Loads(probe string, v plan.Variant, c plan.Clock) error {
+	const buffer = 1 << 19 // bytes
+	p := plan.Plan{Clock: c}
+	coll, err := try(object{name: probe, variant: v, buffer: buffer}, asItIs{}, plugin.Target{Plan: p}, true)
+	if err != nil {
+		return fmt.Errorf("load object %s: %w", v, err)
+	}
+	defer coll.Close()
+	if coll.Maps[events] == nil {
+		return nil
+	}
+	r, err := openRing(coll.Maps[events], buffer, buffer/4)
+	if err != nil {
+		return err
+	}
+	return r.Close()
+}
+
+// asItIs prepares nothing.
+type asItIs struct{}
+
+func (asItIs) Prepare(*ebpf.CollectionSpec, plugin.Target) error { return nil }
+
+// shareable returns the maps of a collection that other programs may use, too.
+func shareable(coll *ebpf.Collection) map[string]*ebpf.Map {
+	shared := map[string]*ebpf.Map{}
+	for name, m := range coll.Maps {
+		if name != settings && !strings.HasPrefix(name, ".") { // those are the programs' own
+			shared[name] = m
+		}
+	}
+	return shared
+}
+
 // object is what is loaded of a probe: its programs as p prepares them, and maps to use in place of new ones.
 type object struct {
 	name    string
@@ -75,7 +113,7 @@ func loadVariant(o object, p plugin.Preparer, t plugin.Target) (*ebpf.Collection
 			refused = err
 			continue
 		}
-		return nil, fmt.Errorf("load object %s of probe %s: %w", o.variant, o.name, err)
+		return nil, fmt.Errorf("load object %s: %w", o.variant, err)
 	}
 }
 
@@ -87,14 +125,16 @@ func try(o object, p plugin.Preparer, t plugin.Target, quiet bool) (*ebpf.Collec
 	if t.Plan.Clock == plan.Monotonic {
 		useMonotonic(spec)
 	}
-	if m := spec.Maps[events]; m.Type == ebpf.RingBuf {
+	if m := spec.Maps[events]; m != nil && m.Type == ebpf.RingBuf {
 		m.MaxEntries = uint32(o.buffer)
 	}
 	if err := p.Prepare(spec, t); err != nil {
 		return nil, err
 	}
+	shared := maps.Clone(o.shared)
+	maps.DeleteFunc(shared, func(name string, _ *ebpf.Map) bool { return spec.Maps[name] == nil })
 	return ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{
-		MapReplacements: o.shared,
+		MapReplacements: shared,
 		Programs:        ebpf.ProgramOptions{LogDisabled: quiet},
 	})
 }

@@ -113,6 +113,18 @@ func (p perfBuffer) flush() error         { return p.Flush() }
 func (p perfBuffer) idle() bool           { return false }
 func (p perfBuffer) ordered() bool        { return false }
 
+// foreign is a ring that a source brought.
+type foreign struct {
+	plugin.Ring
+	until time.Time
+}
+
+func (f *foreign) next(buf []byte) ([]byte, error) { return f.Next(buf, f.until) }
+func (f *foreign) deadline(t time.Time)            { f.until = t }
+func (f *foreign) flush() error                    { return f.Flush() }
+func (f *foreign) idle() bool                      { return false }
+func (f *foreign) ordered() bool                   { return true }
+
 // byTime sorts packets that came from the rings of several processors. Blocks of
 // other kinds keep their place.
 func byTime(blocks []pcapng.Block) {
@@ -135,7 +147,7 @@ type tally struct {
 
 // read hands the records of a ring to send, in batches, until the ring has been
 // flushed and is empty. empty gives batches back.
-func read(r ring, src plugin.Source, empty <-chan *batch, send func(*batch)) (t tally, err error) {
+func read(r ring, decode func([]byte) (pcapng.Block, error), empty <-chan *batch, send func(*batch)) (t tally, err error) {
 	b := newBatch()
 	deliver := func() {
 		if len(b.blocks) == 0 {
@@ -164,7 +176,7 @@ func read(r ring, src plugin.Source, empty <-chan *batch, send func(*batch)) (t 
 			deliver()
 			r.deadline(time.Now().Add(latency))
 			continue
-		case errors.Is(err, errFlushed):
+		case errors.Is(err, errFlushed), errors.Is(err, plugin.ErrFlushed):
 			deliver()
 			return t, nil
 		case err != nil:
@@ -172,7 +184,7 @@ func read(r ring, src plugin.Source, empty <-chan *batch, send func(*batch)) (t 
 			return t, fmt.Errorf("read records: %w", err)
 		}
 		t.records++
-		block, err := src.Decode(raw)
+		block, err := decode(raw)
 		if err != nil {
 			if t.bad++; t.bad == 1 {
 				t.why = err

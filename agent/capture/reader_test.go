@@ -68,7 +68,7 @@ func TestBatchesAreBounded(t *testing.T) {
 			w.recycle(&batch{blocks: b.blocks[:1]}) // such as emit sends
 			w.recycle(b)
 		}
-		tally, err := read(&busyRing{records, size, true}, numbered{}, back, send)
+		tally, err := read(&busyRing{records, size, true}, numbered{}.Decode, back, send)
 		if err != nil || got != records || tally.records != records || tally.bad != 0 {
 			t.Errorf("size %d: %d of %d records, tally %+v, %v", size, got, records, tally, err)
 		}
@@ -77,7 +77,7 @@ func TestBatchesAreBounded(t *testing.T) {
 
 func TestBadRecordsAreCounted(t *testing.T) {
 	got := 0
-	tally, err := read(&busyRing{100, 64, true}, numbered{bad: true}, nil, func(b *batch) { got += len(b.blocks) })
+	tally, err := read(&busyRing{100, 64, true}, numbered{bad: true}.Decode, nil, func(b *batch) { got += len(b.blocks) })
 	if err != nil || got != 50 || tally.records != 100 || tally.bad != 50 || tally.why == nil {
 		t.Errorf("%d blocks, tally %+v, %v", got, tally, err)
 	}
@@ -86,7 +86,7 @@ func TestBadRecordsAreCounted(t *testing.T) {
 // The rings of several processors are read one after the other.
 func TestPacketsAreSorted(t *testing.T) {
 	last := int64(-1)
-	_, err := read(&busyRing{500, 64, false}, numbered{}, nil, func(b *batch) {
+	_, err := read(&busyRing{500, 64, false}, numbered{}.Decode, nil, func(b *batch) {
 		for _, block := range b.blocks {
 			if p := block.(*pcapng.Packet); p.Time < last {
 				t.Fatalf("time %d behind %d", p.Time, last)

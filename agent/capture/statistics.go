@@ -17,14 +17,15 @@ func (c *capture) statistics() error {
 	now := time.Now().UnixNano()
 	var errs []error
 	for _, r := range c.running {
-		if r.tally.bad > 0 {
-			c.Log.Warn("records could not be read", "probe", r.Name, "count", r.tally.bad, "first", r.tally.why)
+		for _, s := range r.streams {
+			if s.tally.bad > 0 {
+				c.Log.Warn("records could not be read", "probe", r.Name, "count", s.tally.bad, "first", s.tally.why)
+			}
+			c.ignored += s.tally.bad
+			errs = append(errs, s.err)
 		}
-		c.ignored += r.tally.bad
 		counts, err := c.countsOf(r)
-		if err != nil || r.err != nil {
-			errs = append(errs, err, r.err)
-		}
+		errs = append(errs, err)
 		c.counts.Received += counts.Received
 		c.counts.Refused += counts.Refused
 		c.counts.Dropped += counts.Dropped
@@ -49,8 +50,12 @@ func (c *capture) countsOf(r running) (plugin.Counts, error) {
 	if err != nil {
 		return counts, fmt.Errorf("probe %s: %w", r.Name, err)
 	}
-	if r.tally.records < counts.Received {
-		counts.Dropped = max(counts.Dropped, counts.Received-r.tally.records)
+	var records uint64
+	for _, s := range r.streams {
+		records += s.tally.records
+	}
+	if records < counts.Received {
+		counts.Dropped = max(counts.Dropped, counts.Received-records)
 	}
 	counts.Received -= counts.Refused
 	if len(counts.Interfaces) == 1 {

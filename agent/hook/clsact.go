@@ -44,10 +44,14 @@ type Filter struct {
 
 // Warning says why the program may not see every packet, or is "".
 func (f *Filter) Warning() string {
-	if f.Pref == prefFirst {
+	return behind(f.ifc, f.dir, f.Pref)
+}
+
+func behind(ifc android.Interface, dir Direction, pref uint16) string {
+	if pref == prefFirst {
 		return ""
 	}
-	return fmt.Sprintf("preference 1 at %s of %s is taken, ours is %d: filters ahead may hide packets", f.dir, f.ifc.Name, f.Pref)
+	return fmt.Sprintf("preference 1 at %s of %s is taken, ours is %d: filters ahead may hide packets", dir, ifc.Name, pref)
 }
 
 // choose returns the preference and the handle of a new filter beside those that are there. A cls_bpf runs its newest
@@ -107,23 +111,31 @@ func ensureClsact(ifc android.Interface, dir Direction) (created bool, err error
 	if err != nil {
 		return false, err
 	}
-	switch kind := kinds[ifc.Index]; {
+	if missing, err := lacksClsact(ifc, dir, kinds[ifc.Index]); !missing || err != nil {
+		return false, err
+	}
+	switch err = netlink.QdiscAdd(clsact(ifc.Index)); {
+	case errors.Is(err, unix.EEXIST):
+		return false, nil
+	case errors.Is(err, unix.ENOENT):
+		return false, fmt.Errorf("%w: the kernel has none (CONFIG_NET_SCH_INGRESS): %w", ErrNoClsact, err)
+	case err != nil:
+		return false, fmt.Errorf("create clsact: %w", err)
+	}
+	return true, nil
+}
+
+// lacksClsact tells whether a clsact has to be created, where kind is that of the qdisc at ffff:. The error wraps ErrNoClsact.
+func lacksClsact(ifc android.Interface, dir Direction, kind string) (bool, error) {
+	switch {
 	case kind == "clsact", kind == "ingress" && dir == Ingress:
 		return false, nil
 	case kind != "":
 		// The kernel would accept the filter and run it at ingress: sch_ingress.c knows one block only.
 		return false, fmt.Errorf("%w: an %s qdisc is in its place, which has no egress", ErrNoClsact, kind)
-	}
-	if strings.HasPrefix(ifc.Name, "v4-") {
+	case strings.HasPrefix(ifc.Name, "v4-"):
 		// ClatCoordinator.java takes the EEXIST of its own tcQdiscAddDevClsact for a failure of the offload.
 		return false, fmt.Errorf("%w: netd creates it on %s itself and gives up the clat offload if there is one", ErrNoClsact, ifc.Name)
-	}
-	err = netlink.QdiscAdd(clsact(ifc.Index))
-	if errors.Is(err, unix.EEXIST) {
-		return false, nil
-	}
-	if err != nil {
-		return false, fmt.Errorf("create clsact: %w", err)
 	}
 	return true, nil
 }

@@ -50,7 +50,7 @@ type Attachment interface {
 }
 
 // Attach runs prog, which must return TC_ACT_UNSPEC (the same number as TCX_NEXT), for every packet of ifc in that
-// direction, until Close of what it returns: a *Filter for plan.Clsact, which stays until it is removed (see Sweep), a *Link
+// direction, until Close of what it returns: a *Filter for plan.TC, which stays until it is removed (see Sweep), a *Link
 // for plan.TCX, which dies with the process.
 //
 // The error wraps os.ErrPermission where the kernel refuses, ebpf.ErrNotSupported for TCX on a kernel without, ErrNoClsact,
@@ -61,7 +61,7 @@ func Attach(at plan.Hook, ifc android.Interface, dir Direction, prog *ebpf.Progr
 	switch at {
 	case plan.TCX:
 		a, err = attachTCX(ifc, dir, prog)
-	case plan.Clsact:
+	case plan.TC:
 		a, err = attachClsact(ifc, dir, prog)
 	default:
 		err = errors.New("no such hook")

@@ -26,7 +26,7 @@ var directions = []Direction{Ingress, Egress}
 
 // eachHook runs a test for every hook the kernel has.
 func eachHook(t *testing.T, f func(t *testing.T, kind plan.Hook)) {
-	for _, kind := range []plan.Hook{plan.TCX, plan.Clsact} {
+	for _, kind := range []plan.Hook{plan.TCX, plan.TC} {
 		t.Run(string(kind), func(t *testing.T) {
 			if kind == plan.TCX {
 				if err := HaveTCX(); errors.Is(err, ebpf.ErrNotSupported) {
@@ -69,7 +69,7 @@ func TestClsactGoesWithTheLastOfOurs(t *testing.T) {
 	for _, order := range [][]int{{0, 1}, {1, 0}} {
 		t.Run(fmt.Sprint(order), func(t *testing.T) {
 			n := newNetwork(t, "veth0")
-			closers := []io.Closer{attach(t, plan.Clsact, n.ifc, Ingress, count(t)), attach(t, plan.Clsact, n.ifc, Egress, count(t))}
+			closers := []io.Closer{attach(t, plan.TC, n.ifc, Ingress, count(t)), attach(t, plan.TC, n.ifc, Egress, count(t))}
 			must(t, closers[order[0]].Close())
 			if got := qdisc(t, n.ifc); got != "clsact" {
 				t.Fatalf("qdisc %q while one of ours is attached", got)
@@ -100,7 +100,7 @@ func TestForeignFilters(t *testing.T) {
 			for _, dir := range directions {
 				theirs = append(theirs, n.foreign(t, n.ifc, dir, c.pref, c.proto))
 				ours = append(ours, count(t))
-				closers = append(closers, attach(t, plan.Clsact, n.ifc, dir, ours[dir]))
+				closers = append(closers, attach(t, plan.TC, n.ifc, dir, ours[dir]))
 				f := closers[dir].(*Filter)
 				if f.Pref != c.want || (f.Warning() == "") != (c.want == 1) {
 					t.Errorf("%s: preference %d, warning %q, want %d", dir, f.Pref, f.Warning(), c.want)
@@ -141,7 +141,7 @@ func TestSharedPreferenceIsFirst(t *testing.T) {
 		t.Fatalf("a filter behind TC_ACT_OK counted %d packets", got)
 	}
 	c := count(t)
-	closer := attach(t, plan.Clsact, n.ifc, Ingress, c)
+	closer := attach(t, plan.TC, n.ifc, Ingress, c)
 	n.send(t, Ingress, 2)
 	if got := c.took(t); got != 2 {
 		t.Errorf("counted %d packets beside a filter that returns TC_ACT_OK, want 2", got)
@@ -164,7 +164,7 @@ func TestOtherKindAtPreference1(t *testing.T) {
 	before, err := filters(n.ifc.Index, Egress)
 	must(t, err)
 	c := count(t)
-	closer := attach(t, plan.Clsact, n.ifc, Egress, c)
+	closer := attach(t, plan.TC, n.ifc, Egress, c)
 	if f := closer.(*Filter); f.Pref != 6 || f.Warning() == "" {
 		t.Errorf("preference %d, warning %q, want 6 and a warning", f.Pref, f.Warning())
 	}
@@ -213,7 +213,7 @@ func id(t *testing.T, c *counter) ebpf.ProgramID {
 
 func TestClsactStaysForAForeignFilter(t *testing.T) {
 	n := newNetwork(t, "veth0")
-	closer := attach(t, plan.Clsact, n.ifc, Egress, count(t))
+	closer := attach(t, plan.TC, n.ifc, Egress, count(t))
 	theirs := n.foreign(t, n.ifc, Ingress, 4, unix.ETH_P_IP)
 	must(t, closer.Close())
 	n.send(t, Ingress, 2)
@@ -225,7 +225,7 @@ func TestClsactStaysForAForeignFilter(t *testing.T) {
 // netd deletes the clsact with all filters when an interface leaves a network, and makes its own when it joins one.
 func TestClsactMadeAnewIsNotOurs(t *testing.T) {
 	n := newNetwork(t, "veth0")
-	old := attach(t, plan.Clsact, n.ifc, Ingress, count(t))
+	old := attach(t, plan.TC, n.ifc, Ingress, count(t))
 	must(t, netlink.QdiscDel(clsact(n.ifc.Index)))
 	must(t, netlink.QdiscAdd(clsact(n.ifc.Index)))
 	// Somebody else's filter that happens to be where ours was.
@@ -240,7 +240,7 @@ func TestClsactMadeAnewIsNotOurs(t *testing.T) {
 	}
 	must(t, netlink.FilterDel(b))
 	c := count(t)
-	closer := attach(t, plan.Clsact, n.ifc, Ingress, c)
+	closer := attach(t, plan.TC, n.ifc, Ingress, c)
 	n.send(t, Ingress, 1)
 	if got := c.took(t); got != 1 {
 		t.Errorf("counted %d packets after attaching again, want 1", got)
@@ -255,8 +255,8 @@ func TestOldIngressQdisc(t *testing.T) {
 	n := newNetwork(t, "veth0")
 	must(t, netlink.QdiscAdd(&netlink.Ingress{QdiscAttrs: netlink.QdiscAttrs{LinkIndex: n.ifc.Index, Parent: netlink.HANDLE_INGRESS}}))
 	c := count(t)
-	closer := attach(t, plan.Clsact, n.ifc, Ingress, c)
-	if _, err := Attach(plan.Clsact, n.ifc, Egress, c.prog); !errors.Is(err, ErrNoClsact) {
+	closer := attach(t, plan.TC, n.ifc, Ingress, c)
+	if _, err := Attach(plan.TC, n.ifc, Egress, c.prog); !errors.Is(err, ErrNoClsact) {
 		t.Errorf("egress beside an ingress qdisc: %v, want ErrNoClsact", err)
 	}
 	n.send(t, Ingress, 2)
@@ -308,7 +308,7 @@ func TestAgentsAtTheSameMoment(t *testing.T) {
 			for range rounds {
 				if err == nil {
 					var closer io.Closer
-					if closer, err = Attach(plan.Clsact, n.ifc, Egress, c.prog); err == nil {
+					if closer, err = Attach(plan.TC, n.ifc, Egress, c.prog); err == nil {
 						if f := closer.(*Filter); f.Pref != 1 {
 							err = fmt.Errorf("attached at preference %d", f.Pref)
 						}
@@ -332,14 +332,14 @@ func TestAgentsAtTheSameMoment(t *testing.T) {
 func TestClatInterface(t *testing.T) {
 	n := newNetwork(t, "v4-wlan0")
 	c := count(t)
-	if _, err := Attach(plan.Clsact, n.ifc, Egress, c.prog); !errors.Is(err, ErrNoClsact) || !strings.Contains(err.Error(), "clat") {
+	if _, err := Attach(plan.TC, n.ifc, Egress, c.prog); !errors.Is(err, ErrNoClsact) || !strings.Contains(err.Error(), "clat") {
 		t.Errorf("Attach where netd has no clsact yet: %v, want ErrNoClsact", err)
 	}
 	if got := qdisc(t, n.ifc); got != "" {
 		t.Fatalf("%s was created", got)
 	}
 	must(t, netlink.QdiscAdd(clsact(n.ifc.Index)))
-	closer := attach(t, plan.Clsact, n.ifc, Egress, c)
+	closer := attach(t, plan.TC, n.ifc, Egress, c)
 	n.send(t, Egress, 1)
 	if got := c.took(t); got != 1 {
 		t.Errorf("counted %d packets beside netd, want 1", got)

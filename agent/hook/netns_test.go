@@ -253,7 +253,7 @@ func agent(names []string) error {
 			return fmt.Errorf("find %s: %w", name, err)
 		}
 		for _, dir := range []Direction{Ingress, Egress} {
-			closer, err := Attach(plan.Clsact, android.Interface{Index: l.Attrs().Index, Name: name}, dir, c.prog)
+			closer, err := Attach(plan.TC, android.Interface{Index: l.Attrs().Index, Name: name}, dir, c.prog)
 			if err != nil {
 				return err
 			}

@@ -24,7 +24,7 @@ func TestSweep(t *testing.T) {
 	}
 	killed := startAgent(t, "alone", "both", "mixed")
 	living := startAgent(t, "both", "mixed")
-	mine := attach(t, plan.Clsact, mixed, Egress, count(t))
+	mine := attach(t, plan.TC, mixed, Egress, count(t))
 
 	if lines, err := Sweep(); err != nil || len(lines) > 0 {
 		t.Fatalf("Sweep beside living agents removed %q, %v", lines, err)

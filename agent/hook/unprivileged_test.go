@@ -28,14 +28,14 @@ func TestUnprivileged(t *testing.T) {
 	}
 	n := newNetwork(t, "veth0")
 	c := count(t)
-	closer := attach(t, plan.Clsact, n.ifc, Ingress, c)
+	closer := attach(t, plan.TC, n.ifc, Ingress, c)
 	hdr := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 	var caps [2]unix.CapUserData
 	must(t, unix.Capget(&hdr, &caps[0]))
 	none := [2]unix.CapUserData{{Permitted: caps[0].Permitted}, {Permitted: caps[1].Permitted}}
 	must(t, unix.Capset(&hdr, &none[0]))
 	var errs []error
-	for _, kind := range []plan.Hook{plan.Clsact, plan.TCX} {
+	for _, kind := range []plan.Hook{plan.TC, plan.TCX} {
 		_, err := Attach(kind, n.ifc, Egress, c.prog)
 		errs = append(errs, err)
 	}

@@ -21,14 +21,17 @@ const (
 	Legacy Variant = "legacy"
 )
 
-// Hook is where a classifier is attached to an interface.
+// Hook is where packets of an interface are seen.
 type Hook string
 
 const (
 	// TCX is the link-based hook of 6.6: it cannot outlive the agent.
 	TCX Hook = "tcx"
-	// Clsact is a cls_bpf filter in a clsact qdisc, 4.5.
-	Clsact Hook = "clsact"
+	// TC is a cls_bpf filter in a clsact qdisc, 4.5.
+	TC Hook = "tc"
+	// Packet is a packet socket with a bpf filter and a memory-mapped ring. It needs
+	// nothing of the interface, and knows no socket that a packet belongs to.
+	Packet Hook = "packet"
 )
 
 // Clock is the clock that stamps records in the kernel.
@@ -48,6 +51,26 @@ type Kernel struct {
 	RingBuf error // BPF_MAP_TYPE_RINGBUF
 	BootNs  error // bpf_ktime_get_boot_ns in a classifier
 	TCX     error // BPF_TCX_INGRESS, BPF_TCX_EGRESS
+	TC      error // clsact and cls_bpf; nil as well where only an attach tells
+	Socket  error // packet sockets with a bpf filter; nil as well where only an open tells
+	Types   error // offsets in the kernel's structs, found to be right
+}
+
+// Need is a feature without which a probe cannot work at all.
+type Need string
+
+// NeedTypes is for probes that read the kernel's own structs.
+const NeedTypes Need = "offsets in the kernel's structs"
+
+// Lacks returns nil where the kernel meets the needs, or why it does not meet the first of them.
+func (k Kernel) Lacks(needs []Need) error {
+	answers := map[Need]error{NeedTypes: k.Types}
+	for _, n := range needs {
+		if err := answers[n]; err != nil {
+			return fmt.Errorf("%s: %w: %w", n, ErrImpossible, err)
+		}
+	}
+	return nil
 }
 
 // Wish is what the user asked for. Empty fields leave the choice to Make.
@@ -58,8 +81,8 @@ type Wish struct {
 
 // Check tells whether the wish names what there is.
 func (w Wish) Check() error {
-	if w.Hook != "" && !slices.Contains([]Hook{TCX, Clsact}, w.Hook) {
-		return fmt.Errorf("no backend is called %q: there are %s, %s and auto", w.Hook, TCX, Clsact)
+	if w.Hook != "" && !slices.Contains([]Hook{TCX, TC, Packet}, w.Hook) {
+		return fmt.Errorf("no backend is called %q: there are %s, %s, %s and auto", w.Hook, TCX, TC, Packet)
 	}
 	if w.Variant != "" && !slices.Contains([]Variant{Ring, Legacy}, w.Variant) {
 		return fmt.Errorf("no object is called %q: there are %s, %s and auto", w.Variant, Ring, Legacy)
@@ -70,9 +93,32 @@ func (w Wish) Check() error {
 // Plan is the decision.
 type Plan struct {
 	Variants []Variant // to be tried in this order; the first that loads is used
-	Hook     Hook
+	Hooks    []Hook    // to be tried in this order on each interface; the first that sees every packet is used
 	Clock    Clock
-	Why      []string // a sentence for each choice
+	Choices  []Choice // why
+}
+
+// Choice is one decision and its reason.
+type Choice struct {
+	What   string     `json:"what"`
+	Chosen string     `json:"chosen"`
+	Why    string     `json:"why"`
+	Not    []Rejected `json:"not,omitempty"` // the others
+}
+
+// Rejected is what was not chosen, and why.
+type Rejected struct {
+	Name string `json:"name"`
+	Why  string `json:"why"`
+}
+
+// String puts a choice and its reason into a sentence.
+func (c Choice) String() string {
+	text := fmt.Sprintf("%s %s: %s", c.What, c.Chosen, c.Why)
+	for _, n := range c.Not {
+		text += fmt.Sprintf("; not %s: %s", n.Name, n.Why)
+	}
+	return text
 }
 
 // ErrImpossible is wrapped by Make's error when the kernel cannot do what the
@@ -85,57 +131,85 @@ func Make(k Kernel, w Wish) (Plan, error) {
 		return Plan{}, err
 	}
 	var p Plan
-	for _, decide := range []func(*Plan, Kernel, Wish) error{variant, hook, clock} {
-		if err := decide(&p, k, w); err != nil {
-			return Plan{}, err
-		}
+	p.variant(k, w)
+	if err := p.hook(k, w); err != nil {
+		return Plan{}, err
 	}
+	p.clock(k)
 	return p, nil
 }
 
-func (p *Plan) because(format string, args ...any) {
-	p.Why = append(p.Why, fmt.Sprintf(format, args...))
-}
+const askedFor = "asked for"
 
-func variant(p *Plan, k Kernel, w Wish) error {
+func (p *Plan) variant(k Kernel, w Wish) {
+	c := Choice{What: "object"}
 	switch {
 	case w.Variant != "":
 		p.Variants = []Variant{w.Variant}
-		p.because("object %s: asked for", w.Variant)
+		c.Why = askedFor
 	case k.RingBuf == nil:
 		p.Variants = []Variant{Ring, Legacy}
-		p.because("object ring, else legacy: the kernel has the ring buffer")
+		c.Why = "the kernel has the ring buffer"
+		c.Not = []Rejected{{string(Legacy), "slower, and tried only if ring does not load"}}
 	default:
 		p.Variants = []Variant{Legacy}
-		p.because("object legacy: no ring buffer (%v)", k.RingBuf)
+		c.Why = "needs nothing newer than Linux 4.19"
+		c.Not = []Rejected{{string(Ring), k.RingBuf.Error()}}
 	}
+	c.Chosen = string(p.Variants[0])
+	p.Choices = append(p.Choices, c)
+}
+
+// offered is a hook, what the kernel says of it, and what it is good for.
+type offered struct {
+	Hook
+	lacks error
+	why   string
+}
+
+// hooks are all hooks, the best one first.
+func hooks(k Kernel) []offered {
+	return []offered{
+		{TCX, k.TCX, "runs ahead of all others, and ends with the agent"},
+		{TC, k.TC, "knows the sockets of packets, and sees them before others change them"},
+		{Packet, k.Socket, "needs nothing of the interface, but knows no owners"},
+	}
+}
+
+func (p *Plan) hook(k Kernel, w Wish) error {
+	c := Choice{What: "hook"}
+	for _, o := range hooks(k) {
+		switch {
+		case w.Hook == "" && o.lacks != nil:
+			c.Not = append(c.Not, Rejected{string(o.Hook), o.lacks.Error()})
+			continue
+		case w.Hook != "" && w.Hook != o.Hook:
+			continue
+		case o.lacks != nil:
+			return fmt.Errorf("hook %s: %w: %w", o.Hook, ErrImpossible, o.lacks)
+		}
+		if p.Hooks = append(p.Hooks, o.Hook); len(p.Hooks) > 1 {
+			c.Not = append(c.Not, Rejected{string(o.Hook), "tried only if " + c.Chosen + " fails on an interface"})
+			continue
+		}
+		c.Chosen, c.Why = string(o.Hook), o.why
+		if w.Hook != "" {
+			c.Why = askedFor
+		}
+	}
+	if len(p.Hooks) == 0 {
+		return fmt.Errorf("hook: %w: %w", ErrImpossible, errors.Join(k.TCX, k.TC, k.Socket))
+	}
+	p.Choices = append(p.Choices, c)
 	return nil
 }
 
-func hook(p *Plan, k Kernel, w Wish) error {
-	switch {
-	case w.Hook == TCX && k.TCX != nil:
-		return fmt.Errorf("hook tcx: %w: %w", ErrImpossible, k.TCX)
-	case w.Hook != "":
-		p.Hook = w.Hook
-		p.because("hook %s: asked for", w.Hook)
-	case k.TCX == nil:
-		p.Hook = TCX
-		p.because("hook tcx: the kernel has it, and it ends with the agent")
-	default:
-		p.Hook = Clsact
-		p.because("hook clsact: no TCX (%v)", k.TCX)
+func (p *Plan) clock(k Kernel) {
+	c := Choice{What: "clock", Chosen: string(Boottime), Why: "counts on while the phone sleeps"}
+	if p.Clock = Boottime; k.BootNs != nil {
+		p.Clock = Monotonic
+		c = Choice{What: "clock", Chosen: string(Monotonic), Why: "corrected after the phone has slept",
+			Not: []Rejected{{string(Boottime), k.BootNs.Error()}}}
 	}
-	return nil
-}
-
-func clock(p *Plan, k Kernel, _ Wish) error {
-	if k.BootNs == nil {
-		p.Clock = Boottime
-		p.because("clock boottime: counts on while the phone sleeps")
-		return nil
-	}
-	p.Clock = Monotonic
-	p.because("clock monotonic, corrected after suspend: no bpf_ktime_get_boot_ns (%v)", k.BootNs)
-	return nil
+	p.Choices = append(p.Choices, c)
 }

@@ -16,10 +16,12 @@ import (
 	"log/slog"
 	"maps"
 	"slices"
+	"time"
 
 	"github.com/cilium/ebpf"
 	"github.com/urfave/cli/v2"
 
+	"droidtap/agent/kernel"
 	"droidtap/agent/pcapng"
 	"droidtap/agent/plan"
 )
@@ -38,9 +40,15 @@ const (
 type Probe struct {
 	Name, Usage string
 	Flags       []cli.Flag
+	// Needs are what the kernel must offer. Where it does not, the probe is left out,
+	// unless one of its flags was given: then it is an error.
+	Needs []plan.Need
 	// Instead does what some flags ask for in place of a capture (-D, -d) and says
 	// whether they did. It may be nil.
 	Instead func(*cli.Context) (bool, error)
+	// Commands are what the first word of the command line may be in place of an
+	// expression; none may be a word of pcap-filter.
+	Commands []*cli.Command
 	// New makes the source for one capture from its flags, without touching
 	// the kernel. It returns nil, nil when the flags did not ask for the probe.
 	New func(*cli.Context) (Source, error)
@@ -102,14 +110,46 @@ type Counts struct {
 	Interfaces   []pcapng.Statistics // one for each interface, Time left to the caller
 }
 
+// Streamer is what a Source may also be: it has records from elsewhere than the
+// events map of its object. Streams is called once, after Attach, and its streams
+// are read until each is flushed and empty.
+type Streamer interface{ Streams() []Stream }
+
+// Stream is a ring and what makes blocks of its records.
+type Stream struct {
+	Ring
+	// Decode is as in Source; it is called from one goroutine only, which is not
+	// that of other streams.
+	Decode func(raw []byte) (pcapng.Block, error)
+}
+
+// Ring is records on their way from the kernel.
+type Ring interface {
+	// Next returns the next record, in buf if it fits into its capacity. The error is
+	// os.ErrDeadlineExceeded after the deadline, and wraps ErrFlushed after Flush, each when nothing is left.
+	Next(buf []byte, deadline time.Time) ([]byte, error)
+	// Flush has Next return what is there and then ErrFlushed. It is called after the
+	// source was closed, while another goroutine may be in Next.
+	Flush() error
+	Close() error
+}
+
+// ErrFlushed is wrapped by a Ring's error for its end.
+var ErrFlushed = errors.New("flushed")
+
 // Target is what a Source is given to work with.
 type Target struct {
 	Plan   plan.Plan
+	Types  kernel.Types // for probes that need them
 	Log    *slog.Logger
-	Wakeup int // bytes that may wait in the ring before its reader is woken
+	Buffer int // bytes for records in the kernel
+	Wakeup int // bytes of them that may wait before the reader is woken
 	// Attempt counts how often the kernel has refused the programs of this variant:
 	// Prepare is to make them smaller each time.
 	Attempt int
+	// Load loads more programs of the source's object, in the variant that runs and with
+	// its maps, and adds them to the collection. It is for Attach.
+	Load func(Preparer) error
 	// Emit hands a block that is no record (an interface description, say) to
 	// the writer. It may be called from any goroutine until the source is closed.
 	Emit func(pcapng.Block)

@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
  * The packet probe: classifiers for TCX and for cls_bpf, one for each direction
- * and framing. They look and never touch: the verdict is always "go on".
+ * and framing, and packet socket filters for where neither can be had. They look
+ * and never touch: a classifier's verdict is always "go on".
  */
 #include "agent.h"
 #include <linux/if_ether.h>
+#include <linux/if_packet.h>
 #include <linux/in.h>
 #include <linux/ip.h>
 #include <linux/ipv6.h>
@@ -277,6 +279,43 @@ SEC("tc")
 int l3_egress(struct __sk_buff *skb)
 {
 	return capture(skb, EGRESS, false);
+}
+
+/*
+ * The filter of a packet socket: the same decisions, but the record is the
+ * socket's own, of as many bytes as this returns. There is no owner, since the
+ * skb is a clone without a socket, and no direct access to the packet.
+ */
+static __always_inline int keep(struct __sk_buff *skb, bool l2)
+{
+	enum direction direction = skb->pkt_type == PACKET_OUTGOING ? EGRESS : INGRESS;
+	const volatile struct settings *s = setting();
+	struct counts *c = counts_of(skb->ifindex);
+
+	if (!s || !c)
+		return 0;
+	if (!(s->directions & direction))
+		return 0;
+	if (direction == EGRESS && skb->ifindex == LOOPBACK_IFINDEX && s->loopback_once)
+		return 0;
+	c->seen++;
+	if (!(l2 ? RUN_FILTER_NO_DATA(filter_pcap_l2, skb)
+		 : RUN_FILTER_NO_DATA(filter_pcap_l3, skb)))
+		return 0;
+	c->received++;
+	return s->snaplen;
+}
+
+SEC("socket")
+int l2_socket(struct __sk_buff *skb)
+{
+	return keep(skb, true);
+}
+
+SEC("socket")
+int l3_socket(struct __sk_buff *skb)
+{
+	return keep(skb, false);
 }
 
 char _license[] SEC("license") = "GPL";

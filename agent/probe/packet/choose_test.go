@@ -11,7 +11,6 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"droidtap/agent/filter"
-	"droidtap/agent/hook"
 	"droidtap/agent/plugin"
 	"droidtap/android"
 )
@@ -113,27 +112,27 @@ func TestUsable(t *testing.T) {
 	}
 }
 
-func TestHooks(t *testing.T) {
-	in, out := hook.Ingress, hook.Egress
+func TestPoints(t *testing.T) {
+	in, out := ingress, egress
 	wlan, lo := phone[0], phone[2]
 	for _, tc := range []struct {
 		rule       string
 		ifc        android.Interface
 		directions uint32
 		uids       []uint32
-		want       []hook.Direction
+		want       []point
 	}{
-		{"both ways", wlan, 3, nil, []hook.Direction{in, out}},
-		{"-Q in", wlan, recordIngress, nil, []hook.Direction{in}},
-		{"-Q out", wlan, recordEgress, nil, []hook.Direction{out}},
-		{"flows are learnt on the way out", wlan, recordIngress, []uint32{0}, []hook.Direction{in, out}},
-		{"a packet on lo is recorded once", lo, 3, nil, []hook.Direction{in}},
-		{"and on the way out if that is asked for", lo, recordEgress, nil, []hook.Direction{out}},
-		{"lo with an owner", lo, 3, []uint32{0}, []hook.Direction{in, out}},
+		{"both ways", wlan, 3, nil, []point{in, out}},
+		{"-Q in", wlan, recordIngress, nil, []point{in}},
+		{"-Q out", wlan, recordEgress, nil, []point{out}},
+		{"flows are learnt on the way out", wlan, recordIngress, []uint32{0}, []point{in, out}},
+		{"a packet on lo is recorded once", lo, 3, nil, []point{in}},
+		{"and on the way out if that is asked for", lo, recordEgress, nil, []point{out}},
+		{"lo with an owner", lo, 3, []uint32{0}, []point{in, out}},
 	} {
 		t.Run(tc.rule, func(t *testing.T) {
 			s := source{options: options{directions: tc.directions, uids: tc.uids}}
-			if d := cmp.Diff(tc.want, s.hooks(tc.ifc)); d != "" {
+			if d := cmp.Diff(tc.want, s.points(tc.ifc)); d != "" {
 				t.Error(d)
 			}
 		})

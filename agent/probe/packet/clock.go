@@ -19,6 +19,7 @@ const resample = 100 * time.Millisecond
 type clock struct {
 	now    func() time.Time // the wall clock
 	kernel func() int64     // the clock that stamps records, ns
+	same   bool             // as the wall clock
 
 	measured     bool
 	last, before sample
@@ -41,12 +42,20 @@ func newClock(c plan.Clock) clock {
 	}}
 }
 
+// wallClock is the clock of records that have wall-clock time.
+func wallClock() clock {
+	return clock{now: time.Now, kernel: func() int64 { return time.Now().UnixNano() }, same: true}
+}
+
 // wall returns the Unix time, in ns, of a kernel time stamp not later than now. A
 // stamp not later than the measurement before the last is turned by that one: the
 // phone may have slept in between. Where exactly is not known, so with the
 // monotonic clock the packets of the last tenth of a second before a sleep, read
 // after it, are late by its length.
 func (c *clock) wall(stamp uint64) int64 {
+	if c.same {
+		return int64(stamp)
+	}
 	if now := c.now().UnixNano(); !c.measured {
 		c.last = c.measure()
 		c.before, c.measured = c.last, true

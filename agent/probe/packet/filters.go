@@ -14,7 +14,6 @@ import (
 	"github.com/vishvananda/netlink"
 
 	"droidtap/agent/filter"
-	"droidtap/agent/hook"
 	"droidtap/agent/pcapng"
 	"droidtap/agent/plugin"
 	"droidtap/android"
@@ -134,30 +133,65 @@ func (f *filters) ordered() []wire {
 	return all
 }
 
-// program names the program for a wire and direction. The object has one for each framing; where
+// point is where a program sees packets.
+type point string
+
+// The points: the two directions of a classifier, and a packet socket, which sees both.
+const (
+	ingress point = "ingress"
+	egress  point = "egress"
+	socket  point = "socket"
+)
+
+// programs names the program of bpf/src/packet.bpf.c for a framing and point.
+var programs = map[android.Framing]map[point]string{
+	android.L2: {ingress: "l2_ingress", egress: "l2_egress", socket: "l2_socket"},
+	android.L3: {ingress: "l3_ingress", egress: "l3_egress", socket: "l3_socket"},
+}
+
+// needs are the points at which programs for a wire are needed.
+type needs map[wire][]point
+
+func (n needs) add(w wire, points ...point) {
+	for _, at := range points {
+		if !slices.Contains(n[w], at) {
+			n[w] = append(n[w], at)
+		}
+	}
+}
+
+// program names the program for a wire and point. The object has one for each framing; where
 // that needs several filters, copies of it hold the others.
-func (f *filters) program(w wire, dir hook.Direction) string {
-	name := programs[w.framing][dir]
+func (f *filters) program(w wire, at point) string {
+	name := programs[w.framing][at]
 	if n := slices.Index(f.ordered(), w); n > 0 && f.ordered()[n-1].framing == w.framing {
 		name += fmt.Sprintf("_%x", w.netmask)
 	}
 	return name
 }
 
-// inject leaves in spec the programs for these wires and directions only, each with its filter in form.
-func (f *filters) inject(spec *ebpf.CollectionSpec, needs map[wire][]hook.Direction, form filter.Form) error {
+// at returns the form of programs at a point: the filter of a socket may not look at the packet directly.
+func (f *filters) at(at point) filter.Form {
+	if at == socket && f.form == filter.Hybrid {
+		return filter.LoadBytes
+	}
+	return f.form
+}
+
+// inject leaves in spec the programs that are needed only, each with its filter in form.
+func (f *filters) inject(spec *ebpf.CollectionSpec, n needs, form filter.Form) error {
+	f.form = form
 	wanted := map[string]*ebpf.ProgramSpec{}
-	for w, dirs := range needs {
-		for _, dir := range dirs {
-			p := spec.Programs[programs[w.framing][dir]].Copy()
-			if err := f.of[w].Inject(p, filter.How{Form: form, Egress: dir == hook.Egress}); err != nil {
+	for w, points := range n {
+		for _, at := range points {
+			p := spec.Programs[programs[w.framing][at]].Copy()
+			if err := f.of[w].Inject(p, filter.How{Form: f.at(at), Egress: at == egress}); err != nil {
 				return err
 			}
-			wanted[f.program(w, dir)] = p
+			wanted[f.program(w, at)] = p
 		}
 	}
 	spec.Programs = wanted
-	f.form = form
 	return nil
 }
 

@@ -78,7 +78,7 @@ func (s *source) formHere() (form filter.Form, unknown string) {
 	if err := rlimit.RemoveMemlock(); err != nil {
 		return s.forms[0], "; what this kernel takes is not known without root"
 	}
-	t := plugin.Target{Log: slog.New(slog.DiscardHandler)}
+	t := plugin.Target{Log: slog.New(slog.DiscardHandler), Plan: plan.Plan{Hooks: []plan.Hook{plan.TC}}}
 	for t.Attempt = range s.forms {
 		spec, err := bpf.Open("packet", string(plan.Legacy))
 		if err == nil {
@@ -90,7 +90,7 @@ func (s *source) formHere() (form filter.Form, unknown string) {
 		coll, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{Programs: ebpf.ProgramOptions{LogDisabled: true}})
 		if err == nil {
 			coll.Close()
-			return s.filters.form, ""
+			return s.classifiers.filters.form, ""
 		}
 	}
 	return s.forms[0], "; this kernel takes none of the programs"
@@ -100,7 +100,7 @@ func (s *source) formHere() (form filter.Form, unknown string) {
 // becomes for packets that come in (4): that for an Ethernet header where one of the interfaces has it. To stderr it
 // says in which form the filter runs.
 func dump(stdout, stderr io.Writer, s *source, how int) error {
-	f := s.filters.of[s.filters.ordered()[0]] // Ethernet is the first framing
+	f := s.classifiers.filters.of[s.classifiers.filters.ordered()[0]] // Ethernet is the first framing
 	if how == 2 || how == 3 {
 		_, err := io.WriteString(stdout, f.Dump(how))
 		return err

@@ -28,13 +28,10 @@ type counts struct {
 	Seen, Received, Dropped, Unattributed uint64
 }
 
-// fillMaps writes what the programs read: settings, interfaces, uids. wakeup is
-// in bytes. exact: the programs decide about every packet.
-func (s *source) fillMaps(spec *ebpf.CollectionSpec, wakeup uint32, exact bool) error {
-	set := settings{Snaplen: s.snaplen, Directions: s.directions, Wakeup: wakeup}
-	if !exact {
-		set.Snaplen = maxSnaplen // the filter behind the kernel may look anywhere
-	}
+// fillMaps writes what the programs read: settings, interfaces, uids. wakeup and
+// snaplen are in bytes. Maps that no program of spec uses are left out.
+func (s *source) fillMaps(spec *ebpf.CollectionSpec, wakeup, snaplen uint32) error {
+	set := settings{Snaplen: snaplen, Directions: s.directions, Wakeup: wakeup}
 	if len(s.uids) > 0 {
 		set.Owner = 1
 	}
@@ -71,15 +68,52 @@ func (s *source) fillMaps(spec *ebpf.CollectionSpec, wakeup uint32, exact bool) 
 	if len(s.uids) == 0 {
 		spec.Maps["shared_flows"].MaxEntries = 1 // nothing is learnt, so spend no memory
 	}
+	dropUnused(spec)
 	return nil
+}
+
+// dropUnused removes the maps that no program uses, the largest of which would hold records.
+func dropUnused(spec *ebpf.CollectionSpec) {
+	used := map[string]bool{}
+	for _, p := range spec.Programs {
+		for _, in := range p.Instructions {
+			if in.IsLoadFromMap() {
+				used[in.Reference()] = true
+			}
+		}
+	}
+	maps.DeleteFunc(spec.Maps, func(name string, _ *ebpf.MapSpec) bool { return !used[name] })
+}
+
+func (c counts) plus(d counts) counts {
+	return counts{c.Seen + d.Seen, c.Received + d.Received, c.Dropped + d.Dropped, c.Unattributed + d.Unattributed}
+}
+
+// socketCounts returns, by ifindex, what is counted of packet sockets outside of their programs.
+func (s *source) socketCounts() (map[uint32]counts, error) {
+	all := map[uint32]counts{}
+	for _, r := range s.open {
+		dropped, err := r.Dropped()
+		if err != nil {
+			return nil, fmt.Errorf("read the counters of the packet socket on %s: %w", r.ifc.Name, err)
+		}
+		all[uint32(r.ifc.Index)] = counts{Dropped: dropped, Unattributed: r.owners.unknown()}
+	}
+	return all, nil
 }
 
 // Counts reads what the programs counted.
 func (s *source) Counts(coll *ebpf.Collection) (plugin.Counts, error) {
 	// Before the kernel's counters: each packet was counted there first.
 	refusals := map[uint32]uint64{}
-	for index, n := range s.decoder.refused {
-		refusals[index] = n.Load()
+	for _, l := range s.lanes() {
+		for index, n := range l.decoder.refused {
+			refusals[index] += n.Load()
+		}
+	}
+	sockets, err := s.socketCounts()
+	if err != nil {
+		return plugin.Counts{}, err
 	}
 	perIndex := map[uint32]counts{}
 	var index uint32
@@ -88,12 +122,9 @@ func (s *source) Counts(coll *ebpf.Collection) (plugin.Counts, error) {
 	for it.Next(&index, &cpus) {
 		var sum counts
 		for _, c := range cpus {
-			sum.Seen += c.Seen
-			sum.Received += c.Received
-			sum.Dropped += c.Dropped
-			sum.Unattributed += c.Unattributed
+			sum = sum.plus(c)
 		}
-		perIndex[index] = sum
+		perIndex[index] = sum.plus(sockets[index])
 	}
 	if err := it.Err(); err != nil {
 		return plugin.Counts{}, fmt.Errorf("read the counters: %w", err)

@@ -10,7 +10,6 @@ import (
 
 	"droidtap/agent/filter"
 	"droidtap/agent/pcapng"
-	"droidtap/agent/plan"
 	"droidtap/android"
 )
 
@@ -57,6 +56,19 @@ func parseEvent(raw []byte) (e event, ok bool) {
 	return e, true
 }
 
+// put writes the event's bytes.
+func (e event) put(to []byte) {
+	le := binary.LittleEndian
+	le.PutUint64(to, e.Time)
+	le.PutUint32(to[8:], e.Ifindex)
+	le.PutUint32(to[12:], e.Len)
+	le.PutUint32(to[16:], e.Caplen)
+	le.PutUint32(to[20:], e.UID)
+	le.PutUint16(to[24:], e.VlanTCI)
+	copy(to[26:], e.VlanProto[:])
+	copy(to[28:], []byte{e.Direction, 0, 0, 0})
+}
+
 // decoder makes packets of records.
 type decoder struct {
 	clock   clock
@@ -64,11 +76,14 @@ type decoder struct {
 	l2      map[uint32]bool // by ifindex: its packets begin with an Ethernet header
 	judge   *atomic.Pointer[judge]
 	refused map[uint32]*atomic.Uint64 // by ifindex: packets that the filter left out here
+	// admits tells whether a packet that the filter matches belongs to one of the owners that
+	// were asked for, and sets its UID. nil: the kernel has seen to that.
+	admits func(*event, []byte) bool
 }
 
-func newDecoder(c plan.Clock, snaplen uint32, chosen []android.Interface) decoder {
+func newDecoder(c clock, snaplen uint32, chosen []android.Interface) decoder {
 	d := decoder{
-		clock:   newClock(c),
+		clock:   c,
 		snaplen: int(snaplen),
 		l2:      map[uint32]bool{},
 		judge:   &atomic.Pointer[judge]{},
@@ -81,6 +96,9 @@ func newDecoder(c plan.Clock, snaplen uint32, chosen []android.Interface) decode
 	}
 	return d
 }
+
+// stamp returns the time of a record that is made now.
+func (d *decoder) stamp() uint64 { return uint64(d.clock.kernel()) }
 
 // judge filters behind the kernel, where its programs do not decide about every packet. While a filter takes the place
 // of another, records of either are on their way, and packets that one of the two matches are kept.
@@ -160,7 +178,7 @@ func (d *decoder) decode(raw []byte) (*pcapng.Packet, error) {
 		return nil, fmt.Errorf("record of interface index %d, which is not captured on", e.Ifindex)
 	}
 	bytes := raw[eventSize:][:e.Caplen]
-	if !d.judge.Load().keeps(e, bytes) {
+	if !d.judge.Load().keeps(e, bytes) || d.admits != nil && !d.admits(&e, bytes) {
 		d.refused[e.Ifindex].Add(1)
 		return nil, nil
 	}

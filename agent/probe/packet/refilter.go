@@ -44,22 +44,34 @@ func (s *source) Refilter(ctx context.Context, expr string) (plugin.Change, erro
 	return &change{source: s, next: c.filters}, nil
 }
 
-// Prepare injects the new filter.
+// Prepare injects the new filter into the programs for what is attached.
 func (c *change) Prepare(spec *ebpf.CollectionSpec, t plugin.Target) error {
 	c.log = t.Log
-	if err := c.prepare(&c.next, spec, t); err != nil {
-		return err
+	n := needs{}
+	snaplen := c.snaplen
+	for _, h := range c.hooked {
+		n.add(c.next.wires[h.ifc.Index], h.at)
+		if h.at == socket {
+			snaplen = c.socketSnaplen()
+		}
 	}
-	return c.fillMaps(spec, uint32(t.Wakeup), c.next.exact())
+	l := lane{filters: c.next}
+	err := c.prepare(&l, n, spec, t, snaplen)
+	c.next = l.filters
+	return err
 }
 
 // Commit puts the new programs in the place of the old ones, hook after hook. Where somebody has taken a hook away
 // nothing runs, which the end of the capture reports.
 func (c *change) Commit(coll *ebpf.Collection, emit func(pcapng.Block)) error {
 	s := c.source
-	now := func() uint64 { return uint64(s.decoder.clock.kernel()) }
-	old := s.decoder.judge.Load().forget(now())
-	s.decoder.judge.Store(&judge{now: c.next, before: old, until: math.MaxUint64})
+	// While both run, a record may be of either.
+	var old []*judge
+	for _, l := range s.lanes() {
+		j := l.decoder.judge.Load().forget(l.decoder.stamp())
+		old = append(old, j)
+		l.decoder.judge.Store(&judge{now: c.next, before: j, until: math.MaxUint64})
+	}
 	for i, h := range s.hooked {
 		err := h.Update(c.program(coll, h))
 		if err == nil || errors.Is(err, hook.ErrLost) {
@@ -71,23 +83,27 @@ func (c *change) Commit(coll *ebpf.Collection, emit func(pcapng.Block)) error {
 				errs = append(errs, err)
 			}
 		}
-		tried := &judge{now: c.next, before: old, until: math.MaxUint64}
-		s.decoder.judge.Store(&judge{now: s.filters, before: tried, until: now() + uint64(settling)})
+		for n, l := range s.lanes() {
+			tried := &judge{now: c.next, before: old[n], until: math.MaxUint64}
+			l.decoder.judge.Store(&judge{now: l.filters, before: tried, until: l.decoder.stamp() + uint64(settling)})
+		}
 		return errors.Join(errs...)
 	}
 	for i, h := range s.hooked {
 		s.hooked[i].prog = c.program(coll, h)
 	}
-	s.decoder.judge.Store(&judge{now: c.next, before: old, until: now() + uint64(settling)})
-	s.filters = c.next
-	s.sayForm(&c.next, c.log)
+	for n, l := range s.lanes() {
+		l.decoder.judge.Store(&judge{now: c.next, before: old[n], until: l.decoder.stamp() + uint64(settling)})
+		l.filters = c.next
+	}
+	s.sayLanes(plugin.Target{Log: c.log})
 	c.note(coll, emit)
 	return nil
 }
 
 // program returns the new program for a hook.
 func (c *change) program(coll *ebpf.Collection, h hooked) *ebpf.Program {
-	return coll.Programs[c.next.program(c.next.wires[h.ifc.Index], h.dir)]
+	return coll.Programs[c.next.program(c.next.wires[h.ifc.Index], h.at)]
 }
 
 // note writes into the file, for each interface, from when on the new filter holds, with the counters so far.

@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package kernel
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+	"slices"
+
+	cilium "github.com/cilium/ebpf/btf"
+	"golang.org/x/sys/unix"
+
+	"droidtap/btf"
+)
+
+// BTFDirs are where files that somebody dropped are looked for. An agent that was pushed to /data/local/tmp is a file
+// named as the first of them, so there is another.
+var BTFDirs = []string{"/data/local/tmp/agent/btf", "/data/local/tmp/droidtap/btf"}
+
+// Types are the offsets that hold on the running kernel, and where they are from.
+type Types struct {
+	Offsets // 0: not to be used
+	Source  btf.Source
+}
+
+// notDir tells that there is something else of that name, or of a name on the way: the agent itself.
+func notDir(dir string) bool {
+	st, err := os.Stat(dir)
+	return errors.Is(err, unix.ENOTDIR) || err == nil && !st.IsDir()
+}
+
+// ErrNoTypes is wrapped by the error where no type is to be used because nobody wants it.
+var ErrNoTypes = errors.New("not asked for")
+
+// FindTypes returns the offsets of the running kernel, from the BTF that is chosen: "auto" or "" (its own, else a file in
+// BTFDirs, else the facts that are built in), "none", a file, or a directory to look in before the facts. Each was held against
+// the kernel's own answers (Offsets.Check), whatever its source; those that do not hold are 0, and the error says why. What
+// was passed over on the way, because it cannot be used, is told by Types.Source.Skipped.
+//
+// The error wraps fs.ErrNotExist where choice is a path and nothing is there, btf.ErrNone where no BTF fits, or is one of Locate's and Check's.
+func FindTypes(choice, release string) (Types, error) {
+	t, located, err := locateTypes(choice, release)
+	if err != nil {
+		return Types{}, err
+	}
+	held, mismatch := t.Check()
+	t.Offsets = held
+	return t, errors.Join(located, mismatch)
+}
+
+// locateTypes returns the offsets as the chosen BTF has them; missing names what it lacks.
+func locateTypes(choice, release string) (t Types, missing, err error) {
+	spec, source, err := open(choice, release)
+	if err != nil {
+		return Types{}, nil, err
+	}
+	t.Source = source
+	t.Offsets, missing = Locate(spec)
+	return t, missing, nil
+}
+
+func open(choice, release string) (*cilium.Spec, btf.Source, error) {
+	switch choice {
+	case "none":
+		return nil, btf.Source{}, ErrNoTypes
+	case "", "auto":
+		return btf.For(os.DirFS("/sys"), release, runtime.GOARCH, slices.DeleteFunc(slices.Clone(BTFDirs), notDir)...)
+	}
+	st, err := os.Stat(choice)
+	if err != nil {
+		return nil, btf.Source{}, fmt.Errorf("look for BTF: %w", err)
+	}
+	if st.IsDir() {
+		return btf.For(nil, release, runtime.GOARCH, choice)
+	}
+	spec, err := btf.Open(choice)
+	return spec, btf.Source{Kind: btf.File, Name: choice}, err
+}
