@@ -3,244 +3,185 @@
 package bpf_test
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
-	"golang.org/x/sys/unix"
+	"github.com/cilium/ebpf/btf"
 
 	"droidtap/bpf"
 )
 
-// kernel is a version, 4.19 as 4_19.
-type kernel int
-
-// newest is the kernel that a variant may need.
-var newest = map[string]kernel{
-	"legacy": 4_19,
-	"ring":   5_08,
-}
-
-// helpers are the kernels that brought what the objects call, to classifiers:
-// docs/kernel-versions.md of iovisor/bcc, and include/uapi/linux/bpf.h.
-var helpers = map[asm.BuiltinFunc]kernel{
-	asm.FnMapLookupElem:   4_01, // 3.19, classifiers 4.1
-	asm.FnMapUpdateElem:   4_01,
-	asm.FnSkbLoadBytes:    4_05,
-	asm.FnPerfEventOutput: 4_08, // 4.4; with the skb's bytes 555c8a8623a3, 4.8
-	asm.FnGetSocketUid:    4_12,
-	asm.FnRingbufReserve:  5_08,
-	asm.FnRingbufSubmit:   5_08,
-	asm.FnRingbufDiscard:  5_08,
-	asm.FnRingbufQuery:    5_08,
-	// 5.8. Where the kernel has none agent/capture puts bpf_ktime_get_ns in its place.
-	asm.FnKtimeGetBootNs: 4_01,
-}
-
-var mapTypes = map[ebpf.MapType]kernel{
-	ebpf.Array:          3_19,
-	ebpf.Hash:           3_19,
-	ebpf.PerfEventArray: 4_03,
-	ebpf.PerCPUHash:     4_06,
-	ebpf.LRUHash:        4_10,
-	ebpf.RingBuf:        5_08,
-}
-
-const (
-	globalData kernel = 5_02
-	loops      kernel = 5_03
-)
-
-// legacyInsns is how many instructions a program has at most before 5.2.
-const legacyInsns = 4096
-
-// TestObjectsFitTheirKernels holds an object against what the oldest kernel of its
-// variant has, by reading it: a newer kernel takes it in any case.
+// TestObjectsFitTheirKernels holds an object against what the kernels of its variant have, by
+// reading it: a newer kernel takes it in any case. What it cannot read out of an object is how
+// many steps the verifier takes over it, of which it grants 131,072 on 4.19.
 func TestObjectsFitTheirKernels(t *testing.T) {
 	for _, name := range bpf.Names() {
-		t.Run(name, func(t *testing.T) {
-			most, ok := newest[strings.Split(name, ".")[1]]
-			if !ok {
-				t.Fatal("the variant is not in the table")
-			}
-			spec := open(t, name)
-			for _, m := range spec.Maps {
-				checkMap(t, m, most)
-			}
-			if len(spec.Variables) > 0 && most < globalData {
-				t.Errorf("there is global data, of 5.2: %v", spec.Variables)
-			}
-			for _, p := range spec.Programs {
-				if most < globalData && len(p.Instructions) > legacyInsns {
-					t.Errorf("program %s has %d instructions, more than %d", p.Name, len(p.Instructions), legacyInsns)
+		if len(linesOf(name)) == 0 {
+			t.Errorf("the variant of %s is not in the table", name)
+		}
+		for _, line := range linesOf(name) {
+			t.Run(fmt.Sprintf("%s on %v", name, line), func(t *testing.T) {
+				for _, why := range refusals(t, open(t, name), line) {
+					t.Error(why)
 				}
-				if most < loops && loop(p.Instructions) {
-					t.Errorf("program %s has a loop, of 5.3", p.Name)
-				}
-				for i := range p.Instructions {
-					if why := newer(p.Instructions[i], most); why != "" {
-						t.Errorf("program %s, instruction %d, %v: %s", p.Name, i, p.Instructions[i], why)
-					}
-				}
-			}
-		})
+			})
+		}
 	}
 }
 
-func checkMap(t *testing.T, m *ebpf.MapSpec, most kernel) {
+// linesOf are the kernels of an object, by its name in bpf.Names.
+func linesOf(name string) []kernel { return lines[strings.Split(name, ".")[1]] }
+
+// refusals tells what of an object a kernel has not.
+func refusals(t *testing.T, spec *ebpf.CollectionSpec, line kernel) []string {
 	t.Helper()
-	since, ok := mapTypes[m.Type]
-	if !ok || since > most {
-		t.Errorf("map %s is a %v", m.Name, m.Type)
+	var all []string
+	add := func(where string, why []string) {
+		for _, w := range why {
+			all = append(all, where+": "+w)
+		}
 	}
-	if strings.HasPrefix(m.Name, ".") && most < globalData {
-		t.Errorf("map %s is global data, of 5.2", m.Name)
+	for name, m := range spec.Maps {
+		add("map "+name, newerMap(m, line))
 	}
-	const readOnly = unix.BPF_F_RDONLY_PROG // constants of C, as old as global data
-	if m.Flags != 0 && (m.Flags != readOnly || most < globalData) {
-		t.Errorf("map %s has flags %#x", m.Name, m.Flags)
+	for name := range spec.Variables {
+		add("variable "+name, reasons(globalData.missing("global data", line)))
 	}
+	for name, p := range spec.Programs {
+		add("program "+name, newerProgram(p, line))
+	}
+	add("types", newerTypes(t, spec, line))
+	return all
 }
 
-// newer tells what about an instruction is newer than a kernel, or than ISA v2.
-func newer(in asm.Instruction, most kernel) string {
+// reasons are those that are any.
+func reasons(why ...string) []string {
+	return slices.DeleteFunc(why, func(w string) bool { return w == "" })
+}
+
+func newerMap(m *ebpf.MapSpec, line kernel) []string {
+	why := reasons(mapTypes[m.Type].missing(m.Type.String(), line))
+	for flags := m.Flags; flags != 0; flags &= flags - 1 {
+		lowest := flags & -flags
+		why = append(why, reasons(mapFlags[lowest].missing(fmt.Sprintf("flag %#x", lowest), line))...)
+	}
+	if strings.HasPrefix(m.Name, ".") {
+		why = append(why, reasons(globalData.missing("global data", line))...)
+	}
+	if m.InnerMap != nil {
+		why = append(why, newerMap(m.InnerMap, line)...)
+	}
+	return why
+}
+
+func newerProgram(p *ebpf.ProgramSpec, line kernel) []string {
+	why := reasons(programTypes[p.Type].missing(p.Type.String(), line))
+	if p.Flags != 0 {
+		why = append(why, fmt.Sprintf("flags %#x are in no table", p.Flags))
+	}
+	c := read(p.Instructions)
+	// The limit counts slots: a load of 64 bits has two.
+	if n := p.Instructions.Size() / asm.InstructionSize; n > legacyInsns {
+		why = append(why, reasons(longPrograms.missing(fmt.Sprintf("a program of %d instructions", n), line))...)
+	}
+	if c.loops() {
+		why = append(why, reasons(loops.missing("a loop", line))...)
+	}
+	if bytes, frames := c.stack(0, 1); bytes > maxStack || frames > maxFrames {
+		why = append(why, fmt.Sprintf("there are %d bytes of stack in %d functions", bytes, frames))
+	}
+	why = append(why, newerMixture(p.Instructions, line)...)
+	context := c.contexts()
+	for i, in := range p.Instructions {
+		for _, w := range reasons(newer(in, p.Type, line), newerAccess(in, context[i], p.Type, line)) {
+			why = append(why, fmt.Sprintf("instruction %d, %v: %s", i, in, w))
+		}
+	}
+	return why
+}
+
+// newerMixture tells what a program with more functions than one may not do.
+func newerMixture(insns asm.Instructions, line kernel) []string {
+	if !slices.ContainsFunc(insns, func(in asm.Instruction) bool { return in.IsFunctionCall() }) {
+		return nil
+	}
+	var why []string
+	if slices.ContainsFunc(insns, isAbs) {
+		why = reasons(absInFunctions.missing("a load as of cBPF beside a call of a function", line))
+	}
+	if slices.ContainsFunc(insns, func(in asm.Instruction) bool {
+		return in.IsBuiltinCall() && asm.BuiltinFunc(in.Constant) == asm.FnTailCall
+	}) {
+		why = append(why, reasons(tailInFunctions.missing("a tail call beside a call of a function", line))...)
+	}
+	return why
+}
+
+func isAbs(in asm.Instruction) bool {
+	return in.OpCode.Class() == asm.LdClass && (in.OpCode.Mode() == asm.AbsMode || in.OpCode.Mode() == asm.IndMode)
+}
+
+// newer tells what about an instruction in a program of a type a kernel has not.
+func newer(in asm.Instruction, of ebpf.ProgramType, line kernel) string {
 	op := in.OpCode
-	switch class := op.Class(); {
-	case in.IsKfuncCall():
-		return "a kfunc"
+	for _, r := range rules {
+		if why := r.missing(r.name, line); why != "" && r.is(in, op) {
+			return why
+		}
+	}
+	switch {
+	case btf.CORERelocationMetadata(&in) != nil:
+		return kernelBTF.missing("a CO-RE relocation", line)
+	case op.JumpOp() == asm.Call && (in.Src > asm.PseudoKfuncCall || op.Source() == asm.RegSource):
+		return "a call of an unknown kind"
+	case op.IsDWordLoad() && in.Src > asm.R6: // BPF_PSEUDO_MAP_IDX_VALUE is the last
+		return "a load of an unknown kind"
 	case in.IsBuiltinCall():
-		if since, ok := helpers[asm.BuiltinFunc(in.Constant)]; !ok || since > most {
-			return "the helper is not in the table, or too new"
-		}
-	case in.IsLoadOfFunctionPointer():
-		return "a callback, 5.13"
-	case class == asm.Jump32Class:
-		return "a 32-bit jump or a far one, ISA v3 and v4"
-	case class.IsALU():
-		switch op.ALUOp() {
-		case asm.SDiv, asm.SMod, asm.MovSX8, asm.MovSX16, asm.MovSX32:
-			return "signed division or sign extension, ISA v4"
-		case asm.Swap:
-			if class == asm.ALU64Class {
-				return "a byte swap of ISA v4"
-			}
-		}
-	case op.IsDWordLoad():
-		if in.Src == asm.PseudoMapValue && most < globalData {
-			return "a load of global data, 5.2"
-		}
-	case class.IsLoad() && op.Mode() == asm.MemSXMode:
-		return "a load with sign extension, ISA v4"
-	case class.IsStore() && op.Mode() == asm.AtomicMode && op.AtomicOp() != asm.AddAtomic:
-		return "an atomic that is no plain addition, 5.12"
+		f := asm.BuiltinFunc(in.Constant)
+		return programTypes[of].helpers[f].missing(fmt.Sprintf("%v for %v", f, of), line)
 	}
 	return ""
 }
 
-// TestNewer holds the check itself against what it has to find.
-func TestNewer(t *testing.T) {
-	for _, c := range []struct {
-		rule string
-		in   asm.Instruction
-		most kernel
-		is   bool
-	}{
-		{"move", asm.Mov.Reg(asm.R1, asm.R2), 4_19, false},
-		{"32-bit move", asm.Mov.Reg32(asm.R1, asm.R2), 4_19, false},
-		{"jump", asm.JEq.Imm(asm.R1, 0, ""), 4_19, false},
-		{"32-bit jump", asm.JEq.Imm32(asm.R1, 0, ""), 5_08, true},
-		{"byte swap", asm.HostTo(asm.BE, asm.R1, asm.Half), 4_19, false},
-		{"byte swap of ISA v4", asm.BSwap(asm.R1, asm.Half), 5_08, true},
-		{"division", asm.Div.Reg(asm.R1, asm.R2), 4_19, false},
-		{"signed division", asm.SDiv.Reg(asm.R1, asm.R2), 5_08, true},
-		{"addition in memory", asm.AddAtomic.Mem(asm.R1, asm.R2, asm.DWord, 0), 4_19, false},
-		{"exchange in memory", asm.Xchg.Mem(asm.R1, asm.R2, asm.DWord, 0), 5_08, true},
-		{"helper of 4.12", asm.FnGetSocketUid.Call(), 4_19, false},
-		{"helper of 5.8 in 4.19", asm.FnRingbufReserve.Call(), 4_19, true},
-		{"helper of 5.8 in 5.8", asm.FnRingbufReserve.Call(), 5_08, false},
-		{"helper that is in no table", asm.FnLoop.Call(), 5_08, true},
-		{"global data in 4.19", asm.LoadMapValue(asm.R1, 0, 0), 4_19, true},
-		{"global data in 5.8", asm.LoadMapValue(asm.R1, 0, 0), 5_08, false},
-	} {
-		t.Run(c.rule, func(t *testing.T) {
-			if why := newer(c.in, c.most); (why != "") != c.is {
-				t.Errorf("says %q", why)
-			}
-		})
+// newerAccess tells what a kernel refuses that an instruction does with the context.
+func newerAccess(in asm.Instruction, context held, of ebpf.ProgramType, line kernel) string {
+	op := in.OpCode
+	switch class := op.Class(); {
+	case class == asm.LdXClass && context.in(in.Src):
+		return newerField(int(in.Offset), op.Size().Sizeof(), of, line)
+	case class.IsStore() && context.in(in.Dst):
+		return "a store to the context: the agent changes nothing"
+	case class.IsALU() && op.ALUOp() != asm.Mov && context.in(in.Dst):
+		return "arithmetic on the context: what is at the sum may not be read (28e33f9d78ee, 4.18)"
 	}
+	return ""
 }
 
-// loop tells whether code can come to an instruction twice within a function.
-// Kernels before 5.3 refuse that; a jump back that makes no circle they take.
-func loop(insns asm.Instructions) bool {
-	index := map[asm.RawInstructionOffset]int{}
-	offset := make([]asm.RawInstructionOffset, len(insns))
-	for it := insns.Iterate(); it.Next(); {
-		index[it.Offset], offset[it.Index] = it.Index, it.Offset
+// newerField tells why a kernel refuses a load of size bytes from an offset of struct __sk_buff.
+func newerField(offset, size int, of ebpf.ProgramType, line kernel) string {
+	i := slices.IndexFunc(fields, func(f field) bool { return f.from <= offset && offset < f.to })
+	if i < 0 {
+		return fmt.Sprintf("offset %d of the context is in no table", offset)
 	}
-	next := func(i int) []int {
-		op := insns[i].OpCode
-		if op.Class() != asm.JumpClass || op.JumpOp() == asm.Call {
-			return []int{i + 1}
-		}
-		to := index[offset[i]+1+asm.RawInstructionOffset(insns[i].Offset)]
-		switch op.JumpOp() {
-		case asm.Exit:
-			return nil
-		case asm.Ja:
-			return []int{to}
-		}
-		return []int{i + 1, to}
+	f := fields[i]
+	if of != ebpf.SchedCLS && !f.socket {
+		return fmt.Sprintf("%s: not for %v", f.name, of)
 	}
-	const onPath, done = 1, 2
-	state := make([]int, len(insns))
-	var circle func(i int) bool
-	circle = func(i int) bool {
-		if i >= len(insns) || state[i] == done {
-			return false
-		}
-		if state[i] == onPath {
-			return true
-		}
-		state[i] = onPath
-		if slices.ContainsFunc(next(i), circle) {
-			return true
-		}
-		state[i] = done
-		return false
+	if why := f.missing(f.name, line); why != "" {
+		return why
 	}
-	for i := range insns {
-		if state[i] == 0 && circle(i) {
-			return true
-		}
+	inside := (offset - f.from) % f.size
+	switch {
+	case offset%size != 0 || offset+size > f.to,
+		f.access == wholly && size != f.size,
+		f.access == partly && inside+size > f.size:
+		return fmt.Sprintf("%s: %d bytes from offset %d", f.name, size, offset)
+	case f.access == partly && inside > 0:
+		return narrowInside.missing(f.name+": a load from within a field", line)
 	}
-	return false
-}
-
-func TestLoop(t *testing.T) {
-	to := func(in asm.Instruction, offset int16) asm.Instruction {
-		in.Offset = offset
-		return in
-	}
-	nop, exit := asm.Mov.Imm(asm.R0, 0), asm.Return()
-	wide := asm.LoadImm(asm.R1, 1<<40, asm.DWord)
-	for _, c := range []struct {
-		rule  string
-		insns asm.Instructions
-		is    bool
-	}{
-		{"straight on", asm.Instructions{nop, nop, exit}, false},
-		{"a jump to itself", asm.Instructions{nop, to(asm.JEq.Imm(asm.R0, 0, ""), -1), exit}, true},
-		{"a jump back into the way here", asm.Instructions{nop, nop, to(asm.JEq.Imm(asm.R0, 0, ""), -2), exit}, true},
-		{"that jump across an instruction of two slots", asm.Instructions{nop, wide, to(asm.JEq.Imm(asm.R0, 0, ""), -3), exit}, true},
-		{"a jump back to the common end", asm.Instructions{to(asm.JEq.Imm(asm.R0, 0, ""), 2), nop, exit, nop, to(asm.Ja.Label(""), -3)}, false},
-	} {
-		t.Run(c.rule, func(t *testing.T) {
-			if loop(c.insns) != c.is {
-				t.Errorf("loop is %v", !c.is)
-			}
-		})
-	}
+	return ""
 }
