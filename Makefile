@@ -10,7 +10,7 @@ VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unre
 # netgo, osusergo: nothing of libc's resolver; urfave_cli_no_docs: 0.3 MB less.
 TAGS    := netgo,osusergo,urfave_cli_no_docs
 LDFLAGS := -s -w -linkmode external -extldflags -static
-SUITES  ?= bookworm,bullseye,trixie
+SUITES  ?= bookworm,bullseye,trixie,trixie-backports
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -49,6 +49,13 @@ check-bpf: ## rebuild the bpf objects elsewhere and compare them with the commit
 	@diff -r build/obj bpf/obj || { echo "bpf/obj differs from what bpf/src gives: run 'make bpf' and commit it" >&2; exit 1; }
 .PHONY: bpf check-bpf
 
+# make btf                                       facts/*.csv -> min/*.btf
+# make btf FROM=vmlinux KMI=android14-6.1        the facts of a branch, from a kernel of it
+# make btf FROM=/sys/kernel/btf/vmlinux OUT=FILE a file for the phone's folder, of one kernel
+btf: ## make the embedded BTF from its facts; FROM=KERNEL and KMI= or OUT=: the facts of a kernel
+	@$(GO) run ./btf/generate -dir btf $(if $(KMI),-kmi $(KMI)) $(if $(OUT),-out $(OUT)) $(FROM)
+.PHONY: btf
+
 # --- the agent: static, with our own libpcap, for either architecture alike ---
 
 ENV_host  = CGO_ENABLED=1
@@ -67,11 +74,11 @@ build/%/agent: FORCE
 
 test: deps lint check-bpf test-pure test-host test-fuzz test-static test-lab ## pass every test that CI runs
 test-pure: ## packages that need neither cgo nor root
-	@CGO_ENABLED=0 scripts/gotest.sh ./agent/pcapng ./agent/plan ./agent/plugin ./android
+	@CGO_ENABLED=0 scripts/gotest.sh ./agent/pcapng ./agent/plan ./agent/plugin ./android ./btf/...
 test-host: ## everything on this kernel: objects, filters, hooks, captures in namespaces (root)
-	@$(call cgo,host); scripts/gotest.sh -tags $(TAGS) ./agent/... ./bpf/... ./android/... ./scripts/nettest/...
-test-fuzz: ## each fuzz target for a minute
-	@timeout -k 10 600 $(MAKE) --no-print-directory FUZZTIME=60s fuzz
+	@$(call cgo,host); scripts/gotest.sh -tags $(TAGS) ./agent/... ./bpf/... ./android/... ./btf/... ./scripts/nettest/...
+test-fuzz: ## each fuzz target for half a minute
+	@timeout -k 10 600 $(MAKE) --no-print-directory FUZZTIME=30s fuzz
 test-static: agent ## the phone's binary is what it must be
 	@scripts/check-static.sh build/arm64/agent
 test-lab: agent ## the emulated phone, on the kernels of SUITES
@@ -80,9 +87,10 @@ test-lab: agent ## the emulated phone, on the kernels of SUITES
 .PHONY: test test-pure test-host test-fuzz test-static test-lab
 
 FUZZTIME ?= 10m
-fuzz: ## fuzz expressions and packets, each for FUZZTIME (10m) (root)
-	@$(call cgo,host); for target in FuzzExpression FuzzPacket; do \
-		$(GO) test -tags $(TAGS) -run NONE -fuzz $$target -fuzztime $(FUZZTIME) ./agent/filter | tail -n 3; \
+FUZZ     := filter:FuzzExpression filter:FuzzPacket afpacket:FuzzBlockPacket sockdiag:FuzzParseFlow sockdiag:FuzzParse ../btf:FuzzOpen
+fuzz: ## fuzz what parses foreign bytes, each parser for FUZZTIME (10m) (root)
+	@$(call cgo,host); for target in $(FUZZ); do \
+		$(GO) test -tags $(TAGS) -run NONE -fuzz "^$${target#*:}$$" -fuzztime $(FUZZTIME) "./agent/$${target%:*}" | tail -n 3; \
 	done
 .PHONY: fuzz
 
