@@ -53,7 +53,7 @@ check-bpf: ## rebuild the bpf objects elsewhere and compare them with the commit
 # make btf FROM=vmlinux KMI=android14-6.1        the facts of a branch, from a kernel of it
 # make btf FROM=/sys/kernel/btf/vmlinux OUT=FILE a file for the phone's folder, of one kernel
 btf: ## make the embedded BTF from its facts; FROM=KERNEL and KMI= or OUT=: the facts of a kernel
-	@$(GO) run ./btf/generate -dir btf $(if $(KMI),-kmi $(KMI)) $(if $(OUT),-out $(OUT)) $(FROM)
+	@$(GO) run ./btf/generate -dir btf $(if $(KMI),-kmi $(KMI)) $(if $(OUT),-out "$(OUT)") $(if $(SOURCE),-source "$(SOURCE)") $(FROM)
 .PHONY: btf
 
 # --- the agent: static, with our own libpcap, for either architecture alike ---
@@ -87,7 +87,7 @@ test-lab: agent ## the emulated phone, on the kernels of SUITES
 .PHONY: test test-pure test-host test-fuzz test-static test-lab
 
 FUZZTIME ?= 10m
-FUZZ     := filter:FuzzExpression filter:FuzzPacket afpacket:FuzzBlockPacket sockdiag:FuzzParseFlow sockdiag:FuzzParse ../btf:FuzzOpen
+FUZZ     := filter:FuzzExpression filter:FuzzPacket afpacket:FuzzBlockPacket sockdiag:FuzzParseFlow sockdiag:FuzzParse ../btf:FuzzOpen ../btf/facts:FuzzFrom
 fuzz: ## fuzz what parses foreign bytes, each parser for FUZZTIME (10m) (root)
 	@$(call cgo,host); for target in $(FUZZ); do \
 		$(GO) test -tags $(TAGS) -run NONE -fuzz "^$${target#*:}$$" -fuzztime $(FUZZTIME) "./agent/$${target%:*}" | tail -n 3; \

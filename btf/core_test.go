@@ -122,7 +122,8 @@ func (p program) relocate(t *testing.T, kernel *cilium.Spec, relos []relocation)
 		}
 	}
 	ext := []byte{0x9f, 0xeb, 1, 0}
-	for _, w := range []uint32{32, 0, 0, 0, 0, 0, uint32(len(info))} {
+	// No function and no line: but the sizes of such records.
+	for _, w := range []uint32{32, 0, 4, 4, 4, 8, uint32(len(info)), 8, 16} {
 		ext = le.AppendUint32(ext, w)
 	}
 	file := object(t, part{".BTF", raw}, part{".BTF.ext", append(ext, info...)}, part{".symtab", make([]byte, elf.Sym64Size)})
