@@ -3,6 +3,7 @@
 package packet
 
 import (
+	"bytes"
 	"encoding/binary"
 	"sync/atomic"
 	"testing"
@@ -156,5 +157,18 @@ func TestClockFollowsTheKernel(t *testing.T) {
 		if off := time.Since(time.Unix(0, got)).Abs(); off > 5*time.Second {
 			t.Errorf("%s: the clock is off by %v", name, off)
 		}
+	}
+}
+
+// TestPut writes an event as the kernel does.
+func TestPut(t *testing.T) {
+	want := event{Time: 1 << 60, Ifindex: 7, Len: 1514, Caplen: 96, UID: 10123, VlanTCI: 0x6042, VlanProto: [2]byte{0x81, 0}, Direction: recordEgress}
+	raw := bytes.Repeat([]byte{0xff}, eventSize)
+	want.put(raw)
+	if got, ok := parseEvent(raw); !ok || got != want {
+		t.Errorf("%+v, want %+v", got, want)
+	}
+	if !bytes.Equal(raw[29:], []byte{0, 0, 0}) {
+		t.Errorf("padding %x", raw[29:])
 	}
 }
