@@ -77,8 +77,8 @@ test-pure: ## packages that need neither cgo nor root
 	@CGO_ENABLED=0 scripts/gotest.sh ./agent/pcapng ./agent/plan ./agent/plugin ./android ./btf/...
 test-host: ## everything on this kernel: objects, filters, hooks, captures in namespaces (root)
 	@$(call cgo,host); scripts/gotest.sh -tags $(TAGS) ./agent/... ./bpf/... ./android/... ./btf/... ./scripts/nettest/...
-test-fuzz: ## each fuzz target for half a minute
-	@timeout -k 10 600 $(MAKE) --no-print-directory FUZZTIME=30s fuzz
+test-fuzz: ## each fuzz target for 15 seconds
+	@timeout -k 10 600 $(MAKE) --no-print-directory FUZZTIME=15s fuzz
 test-static: agent ## the phone's binary is what it must be
 	@scripts/check-static.sh build/arm64/agent
 test-lab: agent ## the emulated phone, on the kernels of SUITES
@@ -87,7 +87,9 @@ test-lab: agent ## the emulated phone, on the kernels of SUITES
 .PHONY: test test-pure test-host test-fuzz test-static test-lab
 
 FUZZTIME ?= 10m
-FUZZ     := filter:FuzzExpression filter:FuzzPacket afpacket:FuzzBlockPacket sockdiag:FuzzParseFlow sockdiag:FuzzParse ../btf:FuzzOpen ../btf/facts:FuzzFrom
+FUZZ     := filter:FuzzExpression filter:FuzzPacket probe/packet:FuzzDecode afpacket:FuzzBlockPacket sockdiag:FuzzParseFlow \
+            sockdiag:FuzzParse hook:FuzzParseOwner hook:FuzzStartTime ../btf:FuzzOpen ../btf/facts:FuzzFrom \
+            ../android:FuzzInterfaces ../android:FuzzParseRelease
 fuzz: ## fuzz what parses foreign bytes, each parser for FUZZTIME (10m) (root)
 	@$(call cgo,host); for target in $(FUZZ); do \
 		$(GO) test -tags $(TAGS) -run NONE -fuzz "^$${target#*:}$$" -fuzztime $(FUZZTIME) "./agent/$${target%:*}" | tail -n 3; \

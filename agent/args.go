@@ -37,6 +37,11 @@ func normalise(argv []string, flags []cli.Flag, commands []*cli.Command) ([]stri
 			break
 		}
 		if slices.ContainsFunc(commands, func(c *cli.Command) bool { return c.Name == word }) {
+			for _, option := range out[1:] {
+				if option != "-v" && option != "--verbose" {
+					return nil, plugin.Usagef("%s is an option of a capture, and %s is none: its options come behind it", option, word)
+				}
+			}
 			return append(out, rest...), nil
 		}
 		if len(word) < 2 || word[0] != '-' {

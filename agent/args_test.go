@@ -40,6 +40,7 @@ func TestNormalise(t *testing.T) {
 		{"an unknown word", "--frobnicate", "", "there is no option --frobnicate"},
 		{"a value for a flag without one", "--version=3", "", "option --version takes no value"},
 		{"a command with its own options", "-v|doctor|--json", "-v|doctor|--json", ""},
+		{"an option of a capture before a command", "-i|lo|doctor", "", "-i is an option of a capture"},
 		{"a word like a command behind others", "udp|doctor", "--|udp|doctor", ""},
 		{"no value", "-i", "", "option -i needs a value"},
 		{"no value for a long option", "--count", "", "option --count needs a value"},

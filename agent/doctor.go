@@ -4,11 +4,13 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"strings"
 
 	"github.com/urfave/cli/v2"
 
 	"droidtap/agent/doctor"
+	"droidtap/agent/kernel"
 	"droidtap/agent/plugin"
 )
 
@@ -34,6 +36,9 @@ func diagnose(c *cli.Context) error {
 		o.Probes = append(o.Probes, p.Name)
 	}
 	r, err := doctor.Examine(o)
+	if errors.Is(err, kernel.ErrChoice) {
+		return plugin.Usagef("--btf %s: %w", o.BTF, err)
+	}
 	if err != nil {
 		return err
 	}

@@ -9,7 +9,8 @@ import (
 )
 
 // TestMain puts an "agent" in front of PATH that is this test's own binary: what runs is the code under test.
-// "agent-replace" is an agent that also reads expressions from standard input: see replace_test.go.
+// "agent-replace" is an agent that also reads expressions from standard input (replace_test.go), "agent-old" one on a
+// kernel without TCX (fallback_test.go).
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"agent": main, "agent-replace": replaceMain})
+	testscript.Main(m, map[string]func(){"agent": main, "agent-replace": replaceMain, "agent-old": oldMain})
 }

@@ -3,6 +3,7 @@
 package android
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -13,7 +14,7 @@ import (
 
 // Addresses returns, by ifindex, the addresses of the interfaces of the calling thread's network namespace.
 func Addresses() (map[int][]netip.Prefix, error) {
-	all, err := netlink.AddrList(nil, netlink.FAMILY_ALL)
+	all, err := whole(func() ([]netlink.Addr, error) { return netlink.AddrList(nil, netlink.FAMILY_ALL) })
 	if err != nil {
 		return nil, fmt.Errorf("list addresses: %w", err)
 	}
@@ -37,28 +38,61 @@ func DefaultRoutes() (map[int][]string, error) {
 		number int
 		name   string
 	}{{netlink.FAMILY_V4, "IPv4"}, {netlink.FAMILY_V6, "IPv6"}} {
-		routes, err := netlink.RouteListFiltered(family.number, &netlink.Route{Table: unix.RT_TABLE_UNSPEC}, netlink.RT_FILTER_TABLE)
+		routes, err := whole(func() ([]netlink.Route, error) {
+			return netlink.RouteListFiltered(family.number, &netlink.Route{Table: unix.RT_TABLE_UNSPEC}, netlink.RT_FILTER_TABLE)
+		})
 		if err != nil {
 			return nil, fmt.Errorf("list %s routes: %w", family.name, err)
 		}
 		for _, r := range routes {
-			if !leadsAnywhere(r) || slices.Contains(over[r.LinkIndex], family.name) {
-				continue
+			for _, index := range leads(r) {
+				if !slices.Contains(over[index], family.name) {
+					over[index] = append(over[index], family.name)
+				}
 			}
-			over[r.LinkIndex] = append(over[r.LinkIndex], family.name)
 		}
 	}
 	return over, nil
 }
 
-// leadsAnywhere tells a default route from others, and from those that only refuse.
-func leadsAnywhere(r netlink.Route) bool {
-	if r.LinkIndex == 0 || r.Type != unix.RTN_UNICAST {
-		return false
+// leads returns the interfaces that a default route leads over; none for other routes, and for those that only refuse.
+func leads(r netlink.Route) (indexes []int) {
+	if r.Type != unix.RTN_UNICAST {
+		return nil
 	}
-	if r.Dst == nil {
-		return true
+	if r.Dst != nil {
+		if bits, _ := r.Dst.Mask.Size(); bits != 0 || !r.Dst.IP.IsUnspecified() {
+			return nil
+		}
 	}
-	bits, _ := r.Dst.Mask.Size()
-	return bits == 0 && r.Dst.IP.IsUnspecified()
+	if r.LinkIndex != 0 {
+		indexes = append(indexes, r.LinkIndex)
+	}
+	for _, hop := range r.MultiPath {
+		indexes = append(indexes, hop.LinkIndex)
+	}
+	return indexes
+}
+
+// whole asks again where the kernel's list changed while it was read. Where it never holds still, a part is better than
+// nothing.
+func whole[T any](list func() ([]T, error)) (all []T, err error) {
+	for range 5 {
+		if all, err = list(); !errors.Is(err, netlink.ErrDumpInterrupted) {
+			return all, err
+		}
+	}
+	return all, nil
+}
+
+// ErrOtherNamespace is for interfaces that are not those of the process.
+var ErrOtherNamespace = errors.New("the interfaces in /sys are those of another network namespace: use ip netns exec, which mounts the right /sys")
+
+// SameNamespace tells whether the kernel knows one of these interfaces under the same index and name: /sys shows the
+// network namespace in which it was mounted, which after nsenter is another one.
+func SameNamespace(of []Interface) bool {
+	return slices.ContainsFunc(of, func(ifc Interface) bool {
+		l, err := netlink.LinkByIndex(ifc.Index)
+		return err == nil && l.Attrs().Name == ifc.Name
+	})
 }

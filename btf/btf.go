@@ -49,9 +49,6 @@ type Source struct {
 	Skipped error
 }
 
-// Own says whether the types are the running kernel's own, so that what they say need not be checked.
-func (s Source) Own() bool { return s.Kind == Kernel }
-
 // String returns the kind and the name.
 func (s Source) String() string { return s.Kind + " " + s.Name }
 

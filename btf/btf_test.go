@@ -128,9 +128,7 @@ func TestFor(t *testing.T) {
 			if got := strings.ReplaceAll(source.String(), dir, "DIR"); got != c.source || mark(t, spec) != c.mark {
 				t.Errorf("%s with sk_mark at %d, want %s with %d", got, mark(t, spec), c.source, c.mark)
 			}
-			if source.Own() != (c.sys != 0) {
-				t.Errorf("Own() of %s is %v", source, source.Own())
-			}
+
 		})
 	}
 }

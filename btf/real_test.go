@@ -188,7 +188,7 @@ func TestRunning(t *testing.T) {
 	}
 	same(t, raw, got)
 	_, source, err := For(os.DirFS("/sys"), "", "")
-	if err != nil || !source.Own() || source.Skipped != nil {
+	if err != nil || source.Kind != Kernel || source.Skipped != nil {
 		t.Errorf("For = %v, %v, skipped %v", source, err, source.Skipped)
 	}
 }

@@ -23,7 +23,6 @@ import (
 	"droidtap/agent/plan"
 	"droidtap/agent/plugin"
 	"droidtap/android"
-	"droidtap/btf"
 )
 
 // Probe is a source and the name of its objects.
@@ -47,8 +46,9 @@ type Config struct {
 	Most        uint64 // packets after which to stop; 0: no limit
 	Unbuffered  bool   // each packet is written at once
 	Log         *slog.Logger
-	Ready       func(file string) // called when everything is attached
-	Control     *Control          // of this capture; nil: nobody changes it while it runs
+	Ready       func(file string)                // called when everything is attached
+	Control     *Control                         // of this capture; nil: nobody changes it while it runs
+	Ask         func(release string) plan.Kernel // what the kernel can do; nil: it is asked
 }
 
 // Summary is what became of the packets. One that was received is captured,
@@ -118,7 +118,10 @@ func Run(ctx context.Context, abort <-chan struct{}, cfg Config) (sum Summary, e
 	if err := rlimit.RemoveMemlock(); err != nil {
 		c.Log.Debug("raise the memory lock limit", "error", err)
 	}
-	k := kernel.Ask(u.Release)
+	if c.Ask == nil {
+		c.Ask = kernel.Ask
+	}
+	k := c.Ask(u.Release)
 	types, err := c.types(&k)
 	if err != nil {
 		return sum, err
@@ -155,34 +158,6 @@ func Run(ctx context.Context, abort <-chan struct{}, cfg Config) (sum Summary, e
 		Comment:     cfg.CommandLine,
 	})
 	return sum, err
-}
-
-// types finds the kernel's types where a probe needs them or the user chose some, and puts into k whether they can be
-// used. A file or directory that is not there is a usage error.
-func (c *capture) types(k *plan.Kernel) (kernel.Types, error) {
-	chosen := c.BTF != "" && c.BTF != "auto" && c.BTF != "none"
-	needed := slices.ContainsFunc(c.Probes, func(p Probe) bool { return slices.Contains(p.Needs, plan.NeedTypes) })
-	if !chosen && !needed {
-		return kernel.Types{}, nil
-	}
-	t, err := kernel.FindTypes(c.BTF, k.Release)
-	if t.Source.Skipped != nil {
-		c.Log.Warn("types that cannot be used: " + t.Source.Skipped.Error())
-	}
-	switch {
-	case chosen && t.Source == (btf.Source{}) && !errors.Is(err, btf.ErrNone):
-		return t, plugin.Usagef("--btf %s: %w", c.BTF, err)
-	case err == nil:
-		c.Log.Info("types of " + t.Source.String() + ": all offsets hold")
-	case t.Offsets == (kernel.Offsets{}):
-		c.Log.Warn(fmt.Sprintf("the kernel's types are not used, only what its helpers tell: %v", err))
-	default:
-		c.Log.Warn(fmt.Sprintf("types of %v are used in part: %v", t.Source, err))
-	}
-	if t.Offsets == (kernel.Offsets{}) {
-		k.Types = err
-	}
-	return t, nil
 }
 
 // run reads and writes until the end, then detaches, drains the rings and closes

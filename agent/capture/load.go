@@ -51,13 +51,20 @@ func load(probe Probe, t plugin.Target, buffer int) (*ebpf.Collection, plan.Vari
 }
 
 // Loads tells whether the kernel takes a probe's object in a variant, with nothing injected, and lets its ring be read.
-// Nothing is attached. Call rlimit.RemoveMemlock before.
+// Nothing is attached. Call rlimit.RemoveMemlock before. The error wraps os.ErrPermission or ErrKernel.
 func Loads(probe string, v plan.Variant, c plan.Clock) error {
 	const buffer = 1 << 19 // bytes
 	p := plan.Plan{Clock: c}
-	coll, err := try(object{name: probe, variant: v, buffer: buffer}, asItIs{}, plugin.Target{Plan: p}, true)
-	if err != nil {
+	o := object{name: probe, variant: v, buffer: buffer}
+	coll, err := try(o, asItIs{}, plugin.Target{Plan: p}, true)
+	if verifier(err) {
+		coll, err = try(o, asItIs{}, plugin.Target{Plan: p}, false) // with the reason
+	}
+	switch {
+	case errors.Is(err, os.ErrPermission) && !verifier(err):
 		return fmt.Errorf("load object %s: %w", v, err)
+	case err != nil:
+		return fmt.Errorf("load object %s: %w: %w", v, ErrKernel, err)
 	}
 	defer coll.Close()
 	if coll.Maps[events] == nil {

@@ -122,8 +122,11 @@ type foreign struct {
 func (f *foreign) next(buf []byte) ([]byte, error) { return f.Next(buf, f.until) }
 func (f *foreign) deadline(t time.Time)            { f.until = t }
 func (f *foreign) flush() error                    { return f.Flush() }
-func (f *foreign) idle() bool                      { return false }
-func (f *foreign) ordered() bool                   { return true }
+func (f *foreign) idle() bool {
+	i, ok := f.Ring.(interface{ Idle() bool })
+	return ok && i.Idle()
+}
+func (f *foreign) ordered() bool { return true }
 
 // byTime sorts packets that came from the rings of several processors. Blocks of
 // other kinds keep their place.

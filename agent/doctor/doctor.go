@@ -20,7 +20,7 @@ import (
 	"droidtap/android"
 )
 
-// Report is all that was found out. Answers are "yes", or "no: " and the reason.
+// Report is all that was found out. Answers are "yes", or "no: " or "not permitted: " and the reason.
 type Report struct {
 	Agent      string        `json:"agent"`
 	Kernel     string        `json:"kernel"` // such as "Linux 6.1.0 aarch64"
@@ -57,7 +57,7 @@ type Interface struct {
 	Addresses    []netip.Prefix `json:"addresses"`
 	DefaultRoute []string       `json:"default_route"` // of IPv4, IPv6
 	Hook         plan.Choice    `json:"hook"`
-	Others       []string       `json:"others"` // what is attached
+	Others       []hook.Other   `json:"others"` // what is attached
 	Error        string         `json:"error,omitempty"`
 }
 
@@ -78,7 +78,7 @@ func Examine(o Options) (*Report, error) {
 		return nil, err
 	}
 	raised := rlimit.RemoveMemlock()
-	k := kernel.AskAll(u.Release)
+	k, tried := kernel.AskAll(u.Release)
 	r := &Report{
 		Agent:  o.Agent,
 		Kernel: fmt.Sprintf("%s %s %s", u.Sysname, u.Release, u.Machine),
@@ -88,14 +88,16 @@ func Examine(o Options) (*Report, error) {
 			{"ring buffer", answer(k.RingBuf)},
 			{"boot clock in classifiers", answer(k.BootNs)},
 			{"TCX", answer(k.TCX)},
-			{"clsact and cls_bpf", answer(k.TC)},
-			{"packet socket with a bpf filter", answer(k.Socket)},
+			{"clsact and cls_bpf", answer(tried.TC)},
+			{"packet socket with a bpf filter", answer(tried.Socket)},
 		},
 	}
 	p, impossible := plan.Make(k, plan.Wish{})
 	r.Choices = p.Choices
 	loads := r.load(o.Probes, p)
-	r.types(o.BTF, u.Release)
+	if err := r.types(o.BTF, u.Release); err != nil {
+		return nil, err
+	}
 	s := kernel.Look(os.DirFS("/"))
 	r.process(s, raised)
 	if err := r.interfaces(os.DirFS("/sys"), p.Hooks); err != nil {
@@ -107,8 +109,11 @@ func Examine(o Options) (*Report, error) {
 
 // answer puts the kernel's answer into words.
 func answer(err error) string {
-	if err == nil {
+	switch {
+	case err == nil:
 		return "yes"
+	case errors.Is(err, os.ErrPermission):
+		return "not permitted: " + oneLine(err)
 	}
 	return "no: " + oneLine(err)
 }
@@ -132,8 +137,12 @@ func (r *Report) load(probes []string, p plan.Plan) error {
 	return errors.Join(errs...)
 }
 
-func (r *Report) types(choice, release string) {
+// types finds the kernel's types. The error wraps kernel.ErrChoice.
+func (r *Report) types(choice, release string) error {
 	t, err := kernel.FindTypes(choice, release)
+	if errors.Is(err, kernel.ErrChoice) {
+		return err
+	}
 	if t.Source.Kind != "" {
 		r.Types.Source = t.Source.String()
 	}
@@ -148,6 +157,7 @@ func (r *Report) types(choice, release string) {
 	if t.Source.Skipped != nil {
 		r.Types.Answer += "; cannot be used: " + oneLine(t.Source.Skipped)
 	}
+	return nil
 }
 
 // interfaces looks at each interface; hooks are those of the plan.
@@ -155,6 +165,9 @@ func (r *Report) interfaces(sys fs.FS, hooks []plan.Hook) error {
 	all, err := android.Interfaces(sys)
 	if err != nil {
 		return err
+	}
+	if !android.SameNamespace(all) {
+		return android.ErrOtherNamespace
 	}
 	addresses, err := android.Addresses()
 	if err != nil {
@@ -168,7 +181,7 @@ func (r *Report) interfaces(sys fs.FS, hooks []plan.Hook) error {
 		i := Interface{
 			Name: ifc.Name, Index: ifc.Index, Type: ifc.LinkLayer(), State: ifc.Describe(),
 			Addresses: append([]netip.Prefix{}, addresses[ifc.Index]...), DefaultRoute: append([]string{}, routes[ifc.Index]...),
-			Others: []string{},
+			Others: []hook.Other{},
 		}
 		switch seen, err := hook.Look(ifc); {
 		case ifc.Framing() == android.Unsupported:
@@ -177,9 +190,7 @@ func (r *Report) interfaces(sys fs.FS, hooks []plan.Hook) error {
 			i.Error = oneLine(err)
 		case len(hooks) > 0:
 			i.Hook = seen.Choose(hooks)
-			for _, o := range seen.Others {
-				i.Others = append(i.Others, o.String())
-			}
+			i.Others = append(i.Others, seen.Others...)
 		}
 		r.Interfaces = append(r.Interfaces, i)
 	}

@@ -34,9 +34,10 @@ type Filter struct {
 	Pref   uint16 // 1, or from 6 up where filters ahead may hide packets
 	Handle uint32
 
-	ifc  android.Interface
-	dir  Direction
-	name string
+	ifc   android.Interface
+	dir   Direction
+	name  string
+	ahead []string // the TCX programs that run before
 
 	once sync.Once
 	err  error
@@ -44,14 +45,18 @@ type Filter struct {
 
 // Warning says why the program may not see every packet, or is "".
 func (f *Filter) Warning() string {
-	return behind(f.ifc, f.dir, f.Pref)
+	return behind(f.ifc, f.dir, f.Pref, f.ahead)
 }
 
-func behind(ifc android.Interface, dir Direction, pref uint16) string {
-	if pref == prefFirst {
-		return ""
+// behind says what runs ahead of a filter at a preference: TCX programs do, whatever the preference.
+func behind(ifc android.Interface, dir Direction, pref uint16, ahead []string) string {
+	switch {
+	case len(ahead) > 0:
+		return fmt.Sprintf("at %s of %s TCX programs run ahead (%s), which may hide packets", dir, ifc.Name, strings.Join(ahead, ", "))
+	case pref != prefFirst:
+		return fmt.Sprintf("preference 1 at %s of %s is taken, ours is %d: filters ahead may hide packets", dir, ifc.Name, pref)
 	}
-	return fmt.Sprintf("preference 1 at %s of %s is taken, ours is %d: filters ahead may hide packets", dir, ifc.Name, pref)
+	return ""
 }
 
 // choose returns the preference and the handle of a new filter beside those that are there. A cls_bpf runs its newest
@@ -91,6 +96,7 @@ func attachClsact(ifc android.Interface, dir Direction, prog *ebpf.Program) (*Fi
 		me.made = created
 		var f *Filter
 		if f, err = add(ifc, dir, prog, me, refused); err == nil {
+			f.ahead, _ = tcxPrograms(ifc, dir) // what cannot be asked is no obstacle
 			return f, nil
 		}
 		// Lost a race against netd or another agent: the handle or preference is taken now, or the qdisc is gone.

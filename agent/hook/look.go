@@ -3,8 +3,9 @@
 package hook
 
 import (
-	"errors"
 	"fmt"
+	"slices"
+	"strings"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
@@ -20,6 +21,7 @@ type Seen struct {
 	Qdisc  string // that at ffff:, "clsact" or "ingress"; "": none
 	Others []Other
 	there  [2][]filter // by Direction
+	ahead  [2][]string // TCX programs by Direction
 }
 
 // Other is a program or a filter that is attached.
@@ -55,8 +57,11 @@ func Look(ifc android.Interface) (Seen, error) {
 		return s, err
 	}
 	for _, dir := range []Direction{Ingress, Egress} {
-		if err := s.tcx(dir); err != nil {
+		if s.ahead[dir], err = tcxPrograms(ifc, dir); err != nil {
 			return s, err
+		}
+		for _, name := range s.ahead[dir] {
+			s.Others = append(s.Others, Other{Where: "tcx " + dir.String(), Kind: "bpf", Name: name})
 		}
 		if s.Qdisc == "" || s.Qdisc != "clsact" && dir == Egress {
 			continue
@@ -65,8 +70,9 @@ func Look(ifc android.Interface) (Seen, error) {
 			return s, err
 		}
 		for _, f := range s.there[dir] {
-			if f.handle != 0 { // 0 stands for the preference itself
-				s.Others = append(s.Others, Other{"tc " + dir.String(), f.pref, f.kind, f.name})
+			// 0 stands for the preference itself, and u32 lists its tables as well.
+			if o := (Other{"tc " + dir.String(), f.pref, f.kind, f.name}); f.handle != 0 && !slices.Contains(s.Others, o) {
+				s.Others = append(s.Others, o)
 			}
 		}
 	}
@@ -84,18 +90,19 @@ func (s *Seen) xdp() error {
 	return nil
 }
 
-func (s *Seen) tcx(dir Direction) error {
+// tcxPrograms returns the names of the TCX programs of one direction, none on a kernel without TCX.
+func tcxPrograms(ifc android.Interface, dir Direction) (names []string, err error) {
 	if HaveTCX() != nil {
-		return nil
+		return nil, nil
 	}
-	q, err := link.QueryPrograms(link.QueryOptions{Target: s.ifc.Index, Attach: dir.attachType()})
+	q, err := link.QueryPrograms(link.QueryOptions{Target: ifc.Index, Attach: dir.attachType()})
 	if err != nil {
-		return fmt.Errorf("query tcx %s of %s: %w", dir, s.ifc.Name, err)
+		return nil, fmt.Errorf("query tcx %s of %s: %w", dir, ifc.Name, err)
 	}
 	for _, p := range q.Programs {
-		s.Others = append(s.Others, Other{Where: "tcx " + dir.String(), Kind: "bpf", Name: programName(p.ID)})
+		names = append(names, programName(p.ID))
 	}
-	return nil
+	return names, nil
 }
 
 // programName returns the name of a program, or its number where it has none or is gone by now.
@@ -112,46 +119,62 @@ func programName(id ebpf.ProgramID) string {
 	return number
 }
 
-// Choose tells which hook of a plan an attach would end with here, and why not those before it. A kernel may refuse more.
+// Outgoing returns what may hide packets that leave from a packet socket, which the kernel shows them last.
+func (s Seen) Outgoing() (others []string) {
+	for _, o := range s.Others {
+		if strings.HasSuffix(o.Where, Egress.String()) {
+			others = append(others, o.String())
+		}
+	}
+	return others
+}
+
+// Choose tells which hook of a plan an attach would end with here, and why not those before it; none is chosen where none
+// could be. A kernel may refuse more.
 func (s Seen) Choose(hooks []plan.Hook) plan.Choice {
 	c := plan.Choice{What: s.ifc.Name}
 	for n, h := range hooks {
-		why, err := s.would(h)
-		if err == nil || n == len(hooks)-1 {
-			c.Chosen, c.Why = string(h), why
-			break
+		place, obstacle, err := s.would(h)
+		if err == nil && (obstacle == "" || n == len(hooks)-1) {
+			if c.Chosen, c.Why = string(h), place; obstacle != "" {
+				c.Why += ", " + obstacle
+			}
+			return c
 		}
-		c.Not = append(c.Not, plan.Rejected{Name: string(h), Why: err.Error()})
+		if err != nil {
+			obstacle = err.Error()
+		}
+		c.Not = append(c.Not, plan.Rejected{Name: string(h), Why: obstacle})
 	}
 	return c
 }
 
-// would tells where an attach by a hook would get, or why it would fail or be behind others.
-func (s Seen) would(h plan.Hook) (place string, err error) {
+// would tells where an attach by a hook would get, and what would hide packets from there that another hook sees. The
+// error says why it would fail.
+func (s Seen) would(h plan.Hook) (place, obstacle string, err error) {
 	switch h {
 	case plan.TCX:
-		return "first of all programs", nil
+		return "ahead of all programs of tc", "", nil
 	case plan.Packet:
-		return "a packet socket", nil
+		return "a packet socket", "", nil
 	}
-	missing := false
-	var errs []error
+	place = "preference 1 of the clsact that is there"
 	for _, dir := range []Direction{Ingress, Egress} {
 		lacks, err := lacksClsact(s.ifc, dir, s.Qdisc)
 		if err != nil {
-			return "", err
+			return "", "", err
 		}
-		missing = missing || lacks
+		if lacks {
+			place = "preference 1 of a clsact that is made for it"
+		}
 		pref, _ := choose(s.there[dir], nil)
-		if w := behind(s.ifc, dir, pref); w != "" {
-			errs = append(errs, errors.New(w))
+		switch w := behind(s.ifc, dir, pref, s.ahead[dir]); {
+		case w == "":
+		case dir == Ingress:
+			obstacle = w
+		default: // a packet socket sees what leaves after all filters
+			place += ", but " + w
 		}
 	}
-	switch {
-	case len(errs) > 0:
-		return "behind others", errors.Join(errs...)
-	case missing:
-		return "preference 1 of a clsact that is made for it", nil
-	}
-	return "preference 1 of the clsact that is there", nil
+	return place, obstacle, nil
 }

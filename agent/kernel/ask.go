@@ -3,6 +3,7 @@
 package kernel
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/cilium/ebpf"
@@ -37,10 +38,19 @@ func Ask(release string) plan.Kernel {
 	}
 }
 
-// AskAll finds out as well what shows itself when it is used.
-func AskAll(release string) plan.Kernel {
+// Trials are the answers to what only a try tells; nil is a yes. One that is no ebpf.ErrNotSupported says that it could
+// not be tried.
+type Trials struct{ TC, Socket error }
+
+// AskAll finds out as well what shows itself when it is used, which takes a tenth of a second. Call rlimit.RemoveMemlock before.
+func AskAll(release string) (plan.Kernel, Trials) {
 	k := Ask(release)
-	k.TC = HaveClsact()
-	k.Socket = HavePacketSocket()
-	return k
+	t := Trials{TC: HaveClsact(), Socket: HavePacketSocket()}
+	if errors.Is(t.TC, ebpf.ErrNotSupported) {
+		k.TC = t.TC
+	}
+	if errors.Is(t.Socket, ebpf.ErrNotSupported) {
+		k.Socket = t.Socket
+	}
+	return k, t
 }

@@ -16,11 +16,10 @@ import (
 
 // Surroundings are what may stand between the process and the kernel.
 type Surroundings struct {
-	UID        int    // effective; -1 where /proc does not tell
-	Caps       uint64 // the effective set, a bit for each CAP_* number
-	LastCap    int    // the highest capability that the kernel knows; 0 where /proc does not tell
-	Seccomp    int    // SECCOMP_MODE_*: 0 none, 1 strict, 2 a filter
-	NoNewPrivs bool
+	UID     int    // effective; -1 where /proc does not tell
+	Caps    uint64 // the effective set, a bit for each CAP_* number
+	LastCap int    // the highest capability that the kernel knows; 0 where /proc does not tell
+	Seccomp int    // SECCOMP_MODE_*: 0 none, 1 strict, 2 a filter
 
 	UserNamespace bool   // users here are others to the kernel
 	Memlock       uint64 // limit for locked memory in bytes; math.MaxUint64: none
@@ -93,8 +92,6 @@ func (s *Surroundings) status(text string) {
 			}
 		case "CapEff":
 			s.Caps, _ = strconv.ParseUint(f[0], 16, 64)
-		case "NoNewPrivs":
-			s.NoNewPrivs = f[0] == "1"
 		case "Seccomp":
 			s.Seccomp, _ = strconv.Atoi(f[0])
 		}

@@ -53,7 +53,7 @@ func TestLook(t *testing.T) {
 		"sys/kernel/security/apparmor":  "not asked",
 		"proc/self/attr/apparmor/never": "not asked",
 	}
-	whole := Surroundings{UID: 2000, Caps: 0xc0, LastCap: 40, Seccomp: 2, NoNewPrivs: true, Memlock: 65536,
+	whole := Surroundings{UID: 2000, Caps: 0xc0, LastCap: 40, Seccomp: 2, Memlock: 65536,
 		Release:  "5.10.198-android12-9-00019-g6efebf1322d6-ab11471183",
 		Lockdown: "confidentiality", SELinux: SELinux{Enabled: true, Enforcing: true, Context: "u:r:shell:s0"}}
 	for _, test := range []struct {
@@ -81,7 +81,7 @@ func TestLook(t *testing.T) {
 		{rule: "lockdown that says nothing", name: "sys/kernel/security/lockdown", text: "none integrity\n",
 			want: func(s *Surroundings) { s.Lockdown = "" }},
 		{rule: "a status that is cut short", name: "proc/self/status", text: "Uid:\nSeccomp\nUid:\tx\t\nCapEff:\tzz",
-			want: func(s *Surroundings) { s.UID, s.Caps, s.Seccomp, s.NoNewPrivs = -1, 0, 0, false }},
+			want: func(s *Surroundings) { s.UID, s.Caps, s.Seccomp = -1, 0, 0 }},
 	} {
 		t.Run(test.rule, func(t *testing.T) {
 			files, want := texts(shell), whole

@@ -39,7 +39,7 @@ var ErrNoTypes = errors.New("not asked for")
 // the kernel's own answers (Offsets.Check), whatever its source; those that do not hold are 0, and the error says why. What
 // was passed over on the way, because it cannot be used, is told by Types.Source.Skipped.
 //
-// The error wraps fs.ErrNotExist where choice is a path and nothing is there, btf.ErrNone where no BTF fits, or is one of Locate's and Check's.
+// The error wraps ErrChoice, ErrNoTypes, btf.ErrNone where no BTF fits, or is one of Locate's and Check's.
 func FindTypes(choice, release string) (Types, error) {
 	t, located, err := locateTypes(choice, release)
 	if err != nil {
@@ -61,6 +61,9 @@ func locateTypes(choice, release string) (t Types, missing, err error) {
 	return t, missing, nil
 }
 
+// ErrChoice is wrapped by the error where the file or directory that was chosen cannot be read.
+var ErrChoice = errors.New("it cannot be used")
+
 func open(choice, release string) (*cilium.Spec, btf.Source, error) {
 	switch choice {
 	case "none":
@@ -70,11 +73,14 @@ func open(choice, release string) (*cilium.Spec, btf.Source, error) {
 	}
 	st, err := os.Stat(choice)
 	if err != nil {
-		return nil, btf.Source{}, fmt.Errorf("look for BTF: %w", err)
+		return nil, btf.Source{}, fmt.Errorf("%w: %w", ErrChoice, err)
 	}
 	if st.IsDir() {
 		return btf.For(nil, release, runtime.GOARCH, choice)
 	}
 	spec, err := btf.Open(choice)
-	return spec, btf.Source{Kind: btf.File, Name: choice}, err
+	if err != nil {
+		return nil, btf.Source{}, fmt.Errorf("%w: %w", ErrChoice, err)
+	}
+	return spec, btf.Source{Kind: btf.File, Name: choice}, nil
 }

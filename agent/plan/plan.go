@@ -170,7 +170,7 @@ type offered struct {
 // hooks are all hooks, the best one first.
 func hooks(k Kernel) []offered {
 	return []offered{
-		{TCX, k.TCX, "runs ahead of all others, and ends with the agent"},
+		{TCX, k.TCX, "runs ahead of all filters of tc, and ends with the agent"},
 		{TC, k.TC, "knows the sockets of packets, and sees them before others change them"},
 		{Packet, k.Socket, "needs nothing of the interface, but knows no owners"},
 	}

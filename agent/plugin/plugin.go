@@ -123,7 +123,8 @@ type Stream struct {
 	Decode func(raw []byte) (pcapng.Block, error)
 }
 
-// Ring is records on their way from the kernel.
+// Ring is records on their way from the kernel. It may also have Idle() bool, called as Next is, which tells that Next
+// would wait.
 type Ring interface {
 	// Next returns the next record, in buf if it fits into its capacity. The error is
 	// os.ErrDeadlineExceeded after the deadline, and wraps ErrFlushed after Flush, each when nothing is left.

@@ -91,9 +91,13 @@ func (c *Conn) limit() error {
 	return nil
 }
 
-// Close closes the socket.
+// Close closes the socket. It may be called again.
 func (c *Conn) Close() error {
-	if err := unix.Close(c.fd); err != nil {
+	fd := c.fd
+	if c.fd = -1; fd < 0 {
+		return nil
+	}
+	if err := unix.Close(fd); err != nil {
 		return fmt.Errorf("close a sock_diag socket: %w", err)
 	}
 	return nil

@@ -136,7 +136,8 @@ func (s *source) attachBy(a *attachment, coll *ebpf.Collection, t plugin.Target,
 		a.closers = append(a.closers, h)
 		s.hooked = append(s.hooked, hooked{h, ifc, point, prog})
 		switch w := h.Warning(); {
-		case w != "" && last:
+		case w != "" && (last || point == egress):
+			// A packet socket sees what leaves after all filters, so it would see less.
 			t.Log.Warn(w)
 		case w != "":
 			return undo(behindOthers{w})

@@ -6,8 +6,6 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/vishvananda/netlink"
-
 	"droidtap/agent/plugin"
 	"droidtap/android"
 )
@@ -72,17 +70,4 @@ func joinNames(of []android.Interface, separator string) string {
 		names[i] = ifc.Name
 	}
 	return strings.Join(names, separator)
-}
-
-// sameNamespace tells whether the kernel knows these interfaces under the same
-// index and name: /sys shows the network namespace in which it was mounted, which
-// after nsenter is another one.
-func sameNamespace(chosen []android.Interface) error {
-	for _, ifc := range chosen {
-		l, err := netlink.LinkByIndex(ifc.Index)
-		if err == nil && l.Attrs().Name == ifc.Name {
-			return nil
-		}
-	}
-	return plugin.Usagef("the interfaces in /sys are those of another network namespace: use ip netns exec, which mounts the right /sys")
 }

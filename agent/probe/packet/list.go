@@ -10,6 +10,7 @@ import (
 	"strings"
 	"text/tabwriter"
 
+	"github.com/cilium/ebpf/rlimit"
 	"github.com/urfave/cli/v2"
 
 	"droidtap/agent/hook"
@@ -30,6 +31,9 @@ func listCommand() *cli.Command {
 			all, err := android.Interfaces(os.DirFS("/sys"))
 			if err != nil {
 				return fmt.Errorf("list network interfaces: %w", err)
+			}
+			if !android.SameNamespace(all) {
+				return plugin.Usagef("%w", android.ErrOtherNamespace)
 			}
 			rows, err := describeAll(all)
 			if err != nil {
@@ -57,7 +61,13 @@ func describeAll(all []android.Interface) ([]row, error) {
 	if err != nil {
 		return nil, err
 	}
-	p, impossible := plan.Make(kernel.Ask(u.Release), plan.Wish{})
+	if os.Geteuid() == 0 {
+		if err := rlimit.RemoveMemlock(); err != nil {
+			return nil, fmt.Errorf("raise the memory lock limit: %w", err)
+		}
+	}
+	k, _ := kernel.AskAll(u.Release)
+	p, impossible := plan.Make(k, plan.Wish{})
 	var rows []row
 	for _, ifc := range all {
 		r := row{
@@ -74,7 +84,7 @@ func describeAll(all []android.Interface) ([]row, error) {
 		case os.Geteuid() == 0 && (impossible != nil || err != nil):
 			r.hook = "none: " + strings.ReplaceAll(fmt.Sprint(cmp.Or(impossible, err)), "\n", "; ")
 		case os.Geteuid() == 0:
-			r.hook = seen.Choose(p.Hooks).Chosen
+			r.hook = cmp.Or(seen.Choose(p.Hooks).Chosen, "none: see agent doctor")
 		}
 		rows = append(rows, r)
 	}

@@ -23,6 +23,7 @@ type owners struct {
 	conn     *sockdiag.Conn
 	table    *sockdiag.Table
 	missing  atomic.Uint64
+	now      func() time.Time
 	log      *slog.Logger
 }
 
@@ -39,6 +40,7 @@ func newOwners(uids []uint32, ifc android.Interface, log *slog.Logger) (*owners,
 		ifindex:  uint32(ifc.Index),
 		conn:     conn,
 		table:    sockdiag.NewTable(conn),
+		now:      time.Now,
 		log:      log,
 	}
 	if err := conn.Missing(); err != nil {
@@ -75,7 +77,7 @@ func (o *owners) owner(packet []byte, outgoing bool) (uid uint32, known bool) {
 		return 0, false
 	}
 	flow.Ifindex = o.ifindex
-	return o.table.Owner(flow, time.Now(), syn)
+	return o.table.Owner(flow, o.now(), syn)
 }
 
 // unknown returns how many packets were left out because their owner is not known.

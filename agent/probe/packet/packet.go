@@ -70,8 +70,8 @@ func fromFlags(c *cli.Context) (plugin.Source, error) {
 	if s.chosen, s.any, err = choose(o.names, all); err != nil {
 		return nil, err
 	}
-	if err := sameNamespace(s.chosen); err != nil {
-		return nil, err
+	if !android.SameNamespace(s.chosen) {
+		return nil, plugin.Usagef("%w", android.ErrOtherNamespace)
 	}
 	compiled, err := compileFor(c.Context, o.expr, s.chosen)
 	if err != nil {

@@ -6,12 +6,14 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/cilium/ebpf"
 	"github.com/vishvananda/netlink"
 
 	"droidtap/agent/afpacket"
+	"droidtap/agent/hook"
 	"droidtap/agent/pcapng"
 	"droidtap/agent/plan"
 	"droidtap/agent/plugin"
@@ -97,6 +99,10 @@ func (s *source) attachSocket(a *attachment, coll *ebpf.Collection, t plugin.Tar
 	if r.Socket, err = afpacket.Open(options, coll.Programs[name]); err != nil {
 		return errors.Join(err, r.owners.Close())
 	}
+	if seen, err := hook.Look(ifc); err == nil && len(seen.Outgoing()) > 0 {
+		t.Log.Warn(fmt.Sprintf("a packet socket on %s sees what leaves after all filters there: %s may hide packets",
+			ifc.Name, strings.Join(seen.Outgoing(), ", ")))
+	}
 	a.closers = append(a.closers, stopper{r})
 	s.open = append(s.open, r)
 	s.hooked = append(s.hooked, hooked{stopper{r}, ifc, socket, coll.Programs[name]})
@@ -130,7 +136,7 @@ type stopper struct{ *ring }
 // Close lets no more packets into the ring.
 func (s stopper) Close() error { return s.Stop() }
 
-// Warning is "": nothing runs ahead of a packet socket that hides packets.
+// Warning is "": what there is to say was said when the socket was opened.
 func (s stopper) Warning() string { return "" }
 
 // ring makes records, as those of a classifier, of the packets of a socket.
