@@ -9,7 +9,12 @@ GO      ?= go
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unreleased)
 # netgo, osusergo: nothing of libc's resolver; urfave_cli_no_docs: 0.3 MB less.
 TAGS    := netgo,osusergo,urfave_cli_no_docs
-LDFLAGS := -s -w -linkmode external -extldflags -static
+LDFLAGS := -s -w -linkmode external -extldflags "-static -Wl,--gc-sections"
+# What no packet passes through is compiled without inlining: 0.4 MB less on the phone.
+COLD    := github.com/urfave/... github.com/vishvananda/... github.com/therootcompany/... github.com/cilium/ebpf/btf \
+           github.com/cilium/ebpf/asm github.com/cilium/ebpf/features github.com/cilium/ebpf/link github.com/cilium/ebpf/internal/... \
+           text/... regexp/... encoding/json debug/... compress/... crypto/... flag net/... log/... fmt \
+           droidtap/btf/... droidtap/agent/doctor droidtap/agent/kernel droidtap/agent/hook
 SUITES  ?= bookworm,bullseye,trixie,trixie-backports
 
 help: ## list the targets
@@ -66,7 +71,7 @@ cgo = P=$$(scripts/libpcap.sh $(1)); export $(ENV_$(1)) CGO_CFLAGS="-O2 -I$$P/in
 agent: build/arm64/agent ## build the agent for phones: build/arm64/agent
 agent-host: build/host/agent ## build the agent for this machine: build/host/agent
 build/%/agent: FORCE
-	@$(call cgo,$*); $(GO) build -tags $(TAGS) -trimpath -ldflags '$(LDFLAGS) -X main.version=$(VERSION)' -o $@ ./agent
+	@$(call cgo,$*); $(GO) build -tags $(TAGS) -trimpath $(COLD:%=-gcflags=%=-l) -ldflags '$(LDFLAGS) -X main.version=$(VERSION)' -o $@ ./agent
 	@ls -l $@ | awk '{print $$NF ": " $$5 " bytes"}'
 .PHONY: agent agent-host FORCE
 
