@@ -31,7 +31,8 @@ var (
 	tcpdumpLine  = regexp.MustCompile(`listening on `)
 )
 
-// TestPhone runs everything on the kernel of each suite in DROIDTAP_LAB_SUITES.
+// TestPhone runs everything on the kernel of each suite in DROIDTAP_LAB_SUITES, on as many phones at once as this
+// machine has processors (go test -parallel): one phone keeps little more than one of them busy.
 func TestPhone(t *testing.T) {
 	binary := os.Getenv("DROIDTAP_AGENT")
 	if binary == "" {
@@ -49,10 +50,11 @@ func TestPhone(t *testing.T) {
 	}
 	suites := os.Getenv("DROIDTAP_LAB_SUITES")
 	if suites == "" {
-		suites = "bookworm,bullseye,trixie"
+		suites = "bookworm,bullseye,trixie,trixie-backports"
 	}
 	for suite := range strings.SplitSeq(suites, ",") {
 		t.Run(suite, func(t *testing.T) {
+			t.Parallel()
 			p := boot(t, suite)
 			p.push(t, binary, agent)
 			t.Run("su", func(t *testing.T) { testSu(t, p) })
@@ -65,6 +67,15 @@ func TestPhone(t *testing.T) {
 			t.Run("clean", func(t *testing.T) { testClean(t, p) })
 			t.Run("README", func(t *testing.T) { testReadme(t, p, binary) })
 			t.Run("script", func(t *testing.T) { testScript(t, p, binary) })
+			t.Run("doctor", func(t *testing.T) { testDoctor(t, p, suite) })
+			t.Run("BTF", func(t *testing.T) { testBTF(t, p) })
+			t.Run("packet socket", func(t *testing.T) { testPacketSocket(t, p) })
+			t.Run("uid by a packet socket", func(t *testing.T) { testPacketSocketUID(t, p) })
+			t.Run("in the way", func(t *testing.T) { testInTheWay(t, p) })
+			t.Run("no clsact", func(t *testing.T) { testNoClsact(t, p) })
+			t.Run("without clsact", func(t *testing.T) { testWithoutClsact(t, p) })
+			// The last one: no phone is unlocked again.
+			t.Run("locked down", func(t *testing.T) { testLockedDown(t, p) })
 		})
 	}
 }
@@ -163,7 +174,7 @@ func testChoice(t *testing.T, p *phone) {
 	if _, err := fmt.Sscanf(p.shell(t, "uname -r"), "%d.%d", &major, &minor); err != nil {
 		t.Fatal(err)
 	}
-	object, hook := "legacy", "clsact"
+	object, hook := "legacy", "tc"
 	if major > 5 || major == 5 && minor >= 8 {
 		object = "ring" // BPF_MAP_TYPE_RINGBUF
 	}
@@ -244,11 +255,10 @@ func (p *phone) compare(t *testing.T, args []string, iface, tcpdump string, traf
 		n, _ := strconv.Atoi(strings.TrimSpace(out))
 		return n >= marker
 	})
-	p.root(t, "pkill -INT -x agent")
+	p.root(t, "pkill -INT -x agent && pkill -INT -x tcpdump")
 	if code := a.end(t); code != 0 {
 		t.Fatalf("the agent's exit code is %d:\n%s", code, strings.Join(a.seen, "\n"))
 	}
-	p.root(t, "pkill -INT -x tcpdump")
 	if code := d.end(t); code != 0 {
 		t.Fatalf("tcpdump's exit code is %d:\n%s", code, strings.Join(d.seen, "\n"))
 	}
@@ -289,10 +299,8 @@ func (p *phone) compare(t *testing.T, args []string, iface, tcpdump string, traf
 // browse makes all kinds of traffic, of which a filter takes some.
 func (p *phone) browse(t *testing.T, host string) {
 	t.Helper()
-	p.shell(t, "/lab/phone fetch -n 3 -size 5000 https://"+host+"/")
-	p.shell(t, "/lab/phone fetch http://"+host+"/")
-	p.shell(t, "/lab/phone udp -n 3 "+host+":53")
-	p.shell(t, "ping -c 2 "+host)
+	p.shell(t, "/lab/phone fetch -n 3 -size 5000 https://"+host+"/ && /lab/phone fetch http://"+host+"/ && "+
+		"/lab/phone udp -n 3 "+host+":53 && ping -c 2 -i 0.2 "+host)
 	p.quiet(t)
 	p.shell(t, "/lab/phone udp "+host+":443")
 }

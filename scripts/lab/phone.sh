@@ -19,12 +19,13 @@ usage() {
     exit 2
 }
 
-# free_port: a port of 127.0.0.1 that nobody listens on now.
+# free_port 0|1: a port of 127.0.0.1 that nobody listens on now, an even one or an
+# odd one. It comes of the process id: phones that start side by side would else
+# draw the same one now and then.
 free_port() {
-    local port
-    while :; do
-        port=$((20000 + RANDOM % 12000))
-        [[ -z $(ss -Hltn "sport = :$port") ]] && break
+    local port=$((20000 + ($$ * 2 + $1) % 12000))
+    while [[ -n $(ss -Hltn "sport = :$port") ]]; do
+        port=$((20000 + (port - 20000 + 1994) % 12000))
     done
     echo "$port"
 }
@@ -42,9 +43,9 @@ up() {
     mkdir -p "$dir/home"
     "$here/initramfs.sh" "$suite" "$dir/initrd"
     kernel=$("$here/kernel.sh" "$suite")
-    port=$(free_port)
+    port=$(free_port 0)
     echo "127.0.0.1:$port" >"$dir/serial"
-    free_port >"$dir/server"
+    free_port 1 >"$dir/server"
     # In a session of its own: a Ctrl-C at the terminal is for the caller to handle.
     setsid "$here/boot.sh" "$kernel/vmlinuz" "$dir/initrd" "$port" >"$dir/console" 2>&1 </dev/null &
     echo $! >"$dir/pid"
