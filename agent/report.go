@@ -54,7 +54,7 @@ func report(w io.Writer, err error) int {
 	if err == nil || errors.As(err, new(reportedError)) {
 		return code
 	}
-	text := strings.ReplaceAll(strings.TrimSpace(err.Error()), "\n", "; ")
+	text := oneLine(err.Error())
 	switch {
 	case code == exitUsage && errors.Is(err, errOption):
 		text += " (agent --help lists the options)"
@@ -66,6 +66,9 @@ func report(w io.Writer, err error) int {
 	fmt.Fprintf(w, "agent: %s\n", text)
 	return code
 }
+
+// oneLine puts what joined errors have in several lines into one.
+func oneLine(text string) string { return strings.ReplaceAll(strings.TrimSpace(text), "\n", "; ") }
 
 // explained says why the system refused something and what to do, behind a colon; "" where that is not known.
 func explained(err error) string {
@@ -97,8 +100,8 @@ func newLog(w io.Writer, verbose int) *slog.Logger {
 	return slog.New(&lineHandler{w: w, level: level})
 }
 
-// lineHandler writes "agent: message (key value, key value)". A time would only
-// repeat what the reader of a terminal knows.
+// lineHandler writes "agent: message (key value, key value)", each in one line. A time
+// would only repeat what the reader of a terminal knows.
 type lineHandler struct {
 	w     io.Writer
 	level slog.Level
@@ -121,7 +124,7 @@ func (h *lineHandler) Handle(_ context.Context, r slog.Record) error {
 	if len(parts) > 0 {
 		line += " (" + strings.Join(parts, ", ") + ")"
 	}
-	_, err := fmt.Fprintln(h.w, line)
+	_, err := fmt.Fprintln(h.w, oneLine(line))
 	return err
 }
 
