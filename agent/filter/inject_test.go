@@ -53,6 +53,10 @@ func inject(t *testing.T, spec *ebpf.CollectionSpec, expr string, l pcapng.LinkT
 		if strings.HasPrefix(name, "l2") != (l == pcapng.Ethernet) {
 			continue
 		}
+		form := form
+		if p.Type == ebpf.SocketFilter {
+			form = filter.LoadBytes // it may not look at the packet directly
+		}
 		if err := f.Inject(p, filter.How{Form: form, Egress: strings.HasSuffix(name, "egress")}); err != nil {
 			t.Fatal(err)
 		}
@@ -150,8 +154,8 @@ func TestRealProgramsAgreeWithTcpdump(t *testing.T) {
 	needRoot(t)
 	needTcpdump(t)
 	programs := map[pcapng.LinkType][]string{
-		pcapng.Ethernet: {"l2_ingress", "l2_egress"},
-		pcapng.Raw:      {"l3_ingress", "l3_egress"},
+		pcapng.Ethernet: {"l2_ingress", "l2_egress", "l2_socket"},
+		pcapng.Raw:      {"l3_ingress", "l3_egress", "l3_socket"},
 	}
 	for l, names := range programs {
 		packets := corpus(frames(), 150)
@@ -204,13 +208,18 @@ func logNotRun(t *testing.T, packets [][]byte) {
 }
 
 func compareCounted(t *testing.T, coll *ebpf.Collection, program string, packets [][]byte, want []bool) {
+	socket := coll.Programs[program].Type() == ebpf.SocketFilter
 	for i, packet := range packets {
+		data := packet
+		if socket {
+			data = append(make([]byte, 14), packet...) // BPF_PROG_TEST_RUN takes off an Ethernet header
+		}
 		before := received(t, coll)
-		ret, err := coll.Programs[program].Run(&ebpf.RunOptions{Data: packet})
+		ret, err := coll.Programs[program].Run(&ebpf.RunOptions{Data: data})
 		if errors.Is(err, unix.EINVAL) {
 			continue
 		}
-		if err != nil || int32(ret) != -1 {
+		if err != nil || !socket && int32(ret) != -1 || socket && (ret != 0) != want[i] {
 			t.Fatalf("packet %d: verdict %d, error %v", i, int32(ret), err)
 		}
 		if got := received(t, coll) > before; got != want[i] {

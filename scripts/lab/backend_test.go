@@ -90,11 +90,10 @@ func testNoClsact(t *testing.T, p *phone) {
 // captures compares a capture on wlan0 with tcpdump's and returns what the agent says.
 func (p *phone) captures(t *testing.T, flags, expr string) string {
 	t.Helper()
-	const log = "/data/local/tmp/said"
 	line := "su -c '" + agent + " -i wlan0 " + flags + " " + expr + "'"
-	got, want := p.compare(t, []string{"shell", line + " 2>&1 | tee " + log}, "wlan0", expr, func() { p.browse(t, peer) })
+	got, want := p.compare(t, []string{"shell", line}, "wlan0", expr, func() { p.browse(t, peer) })
 	same(t, got, want)
-	return p.root(t, "cat "+log+"; rm "+log)
+	return p.said
 }
 
 // hasTCX tells whether the kernel is one of 6.6 or later.

@@ -287,6 +287,7 @@ func (p *phone) compare(t *testing.T, args []string, iface, tcpdump string, traf
 		want[i] = unsum(want[i], wantLink)
 	}
 	out := strings.Join(a.seen, "\n")
+	p.said = out
 	if m := capturedLine.FindStringSubmatch(out); m == nil || m[1] != strconv.Itoa(len(got)) {
 		t.Errorf("%d packets in the file, the agent says:\n%s", len(got), out)
 	}

@@ -24,7 +24,10 @@ import (
 const limit = time.Minute
 
 // phone is a running emulated phone.
-type phone struct{ dir string }
+type phone struct {
+	dir  string
+	said string // by the agent in the last comparison
+}
 
 // boot starts a phone with the kernel of a Debian suite; it ends with the test.
 func boot(t *testing.T, suite string) *phone {
