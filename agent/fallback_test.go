@@ -22,8 +22,7 @@ import (
 
 // oldMain is an agent on a kernel that says it has no TCX.
 func oldMain() {
-	app := newApp(os.Stdout, os.Stderr)
-	app.Action = func(c *cli.Context) error {
+	runAs(func(c *cli.Context) error {
 		cfg, err := configure(c)
 		if err != nil {
 			return err
@@ -38,12 +37,7 @@ func oldMain() {
 		sum, err := capture.Run(ctx, abort, cfg)
 		printSummary(os.Stderr, sum)
 		return err
-	}
-	args, err := normalise(os.Args, app.Flags, app.Commands)
-	if err == nil {
-		err = app.Run(args)
-	}
-	os.Exit(report(os.Stderr, err))
+	})
 }
 
 // TestFallback puts things in the way of a tc filter: a packet socket takes the interface where it sees more, and they stay

@@ -3,10 +3,23 @@
 package main
 
 import (
+	"os"
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
+	"github.com/urfave/cli/v2"
 )
+
+// runAs is main with another action.
+func runAs(action cli.ActionFunc) {
+	app := newApp(os.Stdout, os.Stderr)
+	app.Action = action
+	args, err := normalise(os.Args, app.Flags, app.Commands)
+	if err == nil {
+		err = app.Run(args)
+	}
+	os.Exit(report(os.Stderr, err))
+}
 
 // TestMain puts an "agent" in front of PATH that is this test's own binary: what runs is the code under test.
 // "agent-replace" is an agent that also reads expressions from standard input (replace_test.go), "agent-old" one on a

@@ -24,8 +24,7 @@ import (
 // replaceMain is an agent whose filter is replaced by each line of standard input. To standard error it says how that
 // went. It ends with the input.
 func replaceMain() {
-	app := newApp(os.Stdout, os.Stderr)
-	app.Action = func(c *cli.Context) error {
+	runAs(func(c *cli.Context) error {
 		cfg, err := configure(c)
 		if err != nil {
 			return err
@@ -56,12 +55,7 @@ func replaceMain() {
 			return fmt.Errorf("replaced after the end: %w", again)
 		}
 		return err
-	}
-	args, err := normalise(os.Args, app.Flags, app.Commands)
-	if err == nil {
-		err = app.Run(args)
-	}
-	os.Exit(report(os.Stderr, err))
+	})
 }
 
 // ports of TestReplace: what both filters match, what one of them does, and what neither does.

@@ -88,11 +88,15 @@ func whole[T any](list func() ([]T, error)) (all []T, err error) {
 // ErrOtherNamespace is for interfaces that are not those of the process.
 var ErrOtherNamespace = errors.New("the interfaces in /sys are those of another network namespace: use ip netns exec, which mounts the right /sys")
 
-// SameNamespace tells whether the kernel knows one of these interfaces under the same index and name: /sys shows the
-// network namespace in which it was mounted, which after nsenter is another one.
-func SameNamespace(of []Interface) bool {
-	return slices.ContainsFunc(of, func(ifc Interface) bool {
+// CheckNamespace returns ErrOtherNamespace unless the kernel knows one of these interfaces under the same index and name:
+// /sys shows the network namespace in which it was mounted, which after nsenter is another one.
+func CheckNamespace(of []Interface) error {
+	known := slices.ContainsFunc(of, func(ifc Interface) bool {
 		l, err := netlink.LinkByIndex(ifc.Index)
 		return err == nil && l.Attrs().Name == ifc.Name
 	})
+	if !known {
+		return ErrOtherNamespace
+	}
+	return nil
 }

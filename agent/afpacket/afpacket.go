@@ -84,9 +84,32 @@ func Open(o Options, filter *ebpf.Program) (*Socket, error) {
 	return s, nil
 }
 
+// Try opens a packet socket with a filter and the smallest ring, and closes it again. It is bound to no interface, so that
+// nothing comes to it. The error is as Open's.
+func Try(filter *ebpf.Program) error {
+	s := &Socket{fd: -1, wake: -1}
+	err := errors.Join(s.prepare(Options{Snaplen: 1, Retire: time.Second}, filter), s.release())
+	if err != nil {
+		return fmt.Errorf("open a packet socket: %w", err)
+	}
+	return nil
+}
+
 // open binds last: no packet comes before the filter is there (net/packet/af_packet.c packet_create registers a socket
 // without a protocol nowhere).
 func (s *Socket) open(o Options, filter *ebpf.Program) error {
+	if err := s.prepare(o, filter); err != nil {
+		return err
+	}
+	const protocol = unix.ETH_P_ALL<<8&0xff00 | unix.ETH_P_ALL>>8 // big endian
+	if err := unix.Bind(s.fd, &unix.SockaddrLinklayer{Protocol: protocol, Ifindex: o.Ifindex}); err != nil {
+		return fmt.Errorf("bind: %w", err)
+	}
+	return nil
+}
+
+// prepare makes all but the binding.
+func (s *Socket) prepare(o Options, filter *ebpf.Program) error {
 	var err error
 	if s.fd, err = unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0); err != nil {
 		return err
@@ -97,14 +120,8 @@ func (s *Socket) open(o Options, filter *ebpf.Program) error {
 	if s.ring, err = newRing(s.fd, o); err != nil {
 		return err
 	}
-	if s.slot, err = attach(s.fd, filter); err != nil {
-		return err
-	}
-	const protocol = unix.ETH_P_ALL<<8&0xff00 | unix.ETH_P_ALL>>8 // big endian
-	if err := unix.Bind(s.fd, &unix.SockaddrLinklayer{Protocol: protocol, Ifindex: o.Ifindex}); err != nil {
-		return fmt.Errorf("bind: %w", err)
-	}
-	return nil
+	s.slot, err = attach(s.fd, filter)
+	return err
 }
 
 // do runs f unless the socket is closed, and keeps Close away meanwhile.

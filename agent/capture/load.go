@@ -5,6 +5,7 @@ package capture
 import (
 	"errors"
 	"fmt"
+	"log/slog"
 	"maps"
 	"os"
 	"strings"
@@ -54,17 +55,13 @@ func load(probe Probe, t plugin.Target, buffer int) (*ebpf.Collection, plan.Vari
 // Nothing is attached. Call rlimit.RemoveMemlock before. The error wraps os.ErrPermission or ErrKernel.
 func Loads(probe string, v plan.Variant, c plan.Clock) error {
 	const buffer = 1 << 19 // bytes
-	p := plan.Plan{Clock: c}
 	o := object{name: probe, variant: v, buffer: buffer}
-	coll, err := try(o, asItIs{}, plugin.Target{Plan: p}, true)
-	if verifier(err) {
-		coll, err = try(o, asItIs{}, plugin.Target{Plan: p}, false) // with the reason
-	}
+	coll, err := loadVariant(o, asItIs{}, plugin.Target{Plan: plan.Plan{Clock: c}, Log: slog.New(slog.DiscardHandler)})
 	switch {
 	case errors.Is(err, os.ErrPermission) && !verifier(err):
-		return fmt.Errorf("load object %s: %w", v, err)
+		return err
 	case err != nil:
-		return fmt.Errorf("load object %s: %w: %w", v, ErrKernel, err)
+		return fmt.Errorf("%w: %w", ErrKernel, err)
 	}
 	defer coll.Close()
 	if coll.Maps[events] == nil {
@@ -77,10 +74,15 @@ func Loads(probe string, v plan.Variant, c plan.Clock) error {
 	return r.Close()
 }
 
-// asItIs prepares nothing.
+// asItIs changes nothing.
 type asItIs struct{}
 
-func (asItIs) Prepare(*ebpf.CollectionSpec, plugin.Target) error { return nil }
+func (asItIs) Prepare(_ *ebpf.CollectionSpec, t plugin.Target) error {
+	if t.Attempt > 0 {
+		return plugin.ErrSmallest
+	}
+	return nil
+}
 
 // shareable returns the maps of a collection that other programs may use, too.
 func shareable(coll *ebpf.Collection) map[string]*ebpf.Map {

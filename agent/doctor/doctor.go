@@ -162,35 +162,20 @@ func (r *Report) types(choice, release string) error {
 
 // interfaces looks at each interface; hooks are those of the plan.
 func (r *Report) interfaces(sys fs.FS, hooks []plan.Hook) error {
-	all, err := android.Interfaces(sys)
+	all, err := hook.Survey(sys, hooks)
 	if err != nil {
 		return err
 	}
-	if !android.SameNamespace(all) {
-		return android.ErrOtherNamespace
-	}
-	addresses, err := android.Addresses()
-	if err != nil {
-		return err
-	}
-	routes, err := android.DefaultRoutes()
-	if err != nil {
-		return err
-	}
-	for _, ifc := range all {
+	for _, of := range all {
+		// A list without members is one in JSON, too.
 		i := Interface{
-			Name: ifc.Name, Index: ifc.Index, Type: ifc.LinkLayer(), State: ifc.Describe(),
-			Addresses: append([]netip.Prefix{}, addresses[ifc.Index]...), DefaultRoute: append([]string{}, routes[ifc.Index]...),
-			Others: []hook.Other{},
+			Name: of.Name, Index: of.Index, Type: of.LinkLayer(), State: of.Describe(), Hook: of.Choice,
+			Addresses:    append([]netip.Prefix{}, of.Addresses...),
+			DefaultRoute: append([]string{}, of.DefaultRoute...),
+			Others:       append([]hook.Other{}, of.Others...),
 		}
-		switch seen, err := hook.Look(ifc); {
-		case ifc.Framing() == android.Unsupported:
-			i.Error = "its packets begin neither with an Ethernet nor with an IP header"
-		case err != nil:
-			i.Error = oneLine(err)
-		case len(hooks) > 0:
-			i.Hook = seen.Choose(hooks)
-			i.Others = append(i.Others, seen.Others...)
+		if of.Err != nil {
+			i.Error = oneLine(of.Err)
 		}
 		r.Interfaces = append(r.Interfaces, i)
 	}

@@ -47,12 +47,16 @@ func (o Other) String() string {
 // Look finds out what is attached to an interface, without attaching anything. It is looked up in the network
 // namespace of the calling thread.
 func Look(ifc android.Interface) (Seen, error) {
-	s := Seen{ifc: ifc}
 	kinds, err := qdiscs()
 	if err != nil {
-		return s, err
+		return Seen{}, err
 	}
-	s.Qdisc = kinds[ifc.Index]
+	return look(ifc, kinds[ifc.Index])
+}
+
+// look is Look where the kind of the qdisc at ffff: is known.
+func look(ifc android.Interface, qdisc string) (s Seen, err error) {
+	s = Seen{ifc: ifc, Qdisc: qdisc}
 	if err := s.xdp(); err != nil {
 		return s, err
 	}

@@ -41,24 +41,13 @@ var ErrNoTypes = errors.New("not asked for")
 //
 // The error wraps ErrChoice, ErrNoTypes, btf.ErrNone where no BTF fits, or is one of Locate's and Check's.
 func FindTypes(choice, release string) (Types, error) {
-	t, located, err := locateTypes(choice, release)
+	spec, source, err := open(choice, release)
 	if err != nil {
 		return Types{}, err
 	}
-	held, mismatch := t.Check()
-	t.Offsets = held
-	return t, errors.Join(located, mismatch)
-}
-
-// locateTypes returns the offsets as the chosen BTF has them; missing names what it lacks.
-func locateTypes(choice, release string) (t Types, missing, err error) {
-	spec, source, err := open(choice, release)
-	if err != nil {
-		return Types{}, nil, err
-	}
-	t.Source = source
-	t.Offsets, missing = Locate(spec)
-	return t, missing, nil
+	located, missing := Locate(spec)
+	held, mismatch := located.Check()
+	return Types{held, source}, errors.Join(missing, mismatch)
 }
 
 // ErrChoice is wrapped by the error where the file or directory that was chosen cannot be read.

@@ -4,6 +4,7 @@ package packet
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -28,35 +29,17 @@ func listCommand() *cli.Command {
 			if c.Args().Present() {
 				return plugin.Usagef("list takes no argument, and %q is one", c.Args().First())
 			}
-			all, err := android.Interfaces(os.DirFS("/sys"))
-			if err != nil {
-				return fmt.Errorf("list network interfaces: %w", err)
-			}
-			if !android.SameNamespace(all) {
-				return plugin.Usagef("%w", android.ErrOtherNamespace)
-			}
-			rows, err := describeAll(all)
+			surveyed, err := survey()
 			if err != nil {
 				return err
 			}
-			return table(c.App.Writer, all, rows)
+			return table(c.App.Writer, surveyed)
 		},
 	}
 }
 
-// row is what list tells of an interface.
-type row struct{ name, kind, state, addresses, route, hook string }
-
-// describeAll asks for the rows of interfaces. Without root the kernel does not tell of hooks.
-func describeAll(all []android.Interface) ([]row, error) {
-	addresses, err := android.Addresses()
-	if err != nil {
-		return nil, err
-	}
-	routes, err := android.DefaultRoutes()
-	if err != nil {
-		return nil, err
-	}
+// survey looks at the interfaces with the plan that a capture would make.
+func survey() ([]hook.Surveyed, error) {
 	u, err := kernel.ReadUname()
 	if err != nil {
 		return nil, err
@@ -68,44 +51,46 @@ func describeAll(all []android.Interface) ([]row, error) {
 	}
 	k, _ := kernel.AskAll(u.Release)
 	p, impossible := plan.Make(k, plan.Wish{})
-	var rows []row
-	for _, ifc := range all {
-		r := row{
-			name:  ifc.Name,
-			kind:  ifc.LinkLayer(),
-			state: strings.Trim(ifc.Describe(), "[]"),
-			route: strings.Join(routes[ifc.Index], ", "),
-			hook:  "unknown without root",
-		}
-		r.addresses = strings.Trim(fmt.Sprint(addresses[ifc.Index]), "[]")
-		switch seen, err := hook.Look(ifc); {
-		case ifc.Framing() == android.Unsupported:
-			r.hook = "none: cannot be captured on"
-		case os.Geteuid() == 0 && (impossible != nil || err != nil):
-			r.hook = "none: " + strings.ReplaceAll(fmt.Sprint(cmp.Or(impossible, err)), "\n", "; ")
-		case os.Geteuid() == 0:
-			r.hook = cmp.Or(seen.Choose(p.Hooks).Chosen, "none: see agent doctor")
-		}
-		rows = append(rows, r)
+	all, err := hook.Survey(os.DirFS("/sys"), p.Hooks)
+	if errors.Is(err, android.ErrOtherNamespace) {
+		return nil, plugin.Usagef("%w", err)
 	}
-	return rows, nil
+	for i := range all {
+		all[i].Err = cmp.Or(all[i].Err, impossible)
+	}
+	return all, err
 }
 
-// table prints rows in the order and with the numbers of -D.
-func table(w io.Writer, all []android.Interface, rows []row) error {
+// hookOf says by what an interface would be captured. Without root the kernel does not tell.
+func hookOf(s hook.Surveyed) string {
+	switch {
+	case errors.Is(s.Err, hook.ErrUnsupported):
+		return "none: cannot be captured on"
+	case os.Geteuid() != 0:
+		return "unknown without root"
+	case s.Err != nil:
+		return "none: " + strings.ReplaceAll(s.Err.Error(), "\n", "; ")
+	}
+	return cmp.Or(s.Choice.Chosen, "none: see agent doctor")
+}
+
+// table prints interfaces in the order and with the numbers of -D.
+func table(w io.Writer, surveyed []hook.Surveyed) error {
+	var all []android.Interface
+	rows := map[string][]string{"any": {"all that are up", "", "", "", ""}}
+	for _, s := range surveyed {
+		all = append(all, s.Interface)
+		rows[s.Name] = []string{s.LinkLayer(), strings.Trim(s.Describe(), "[]"), strings.Trim(fmt.Sprint(s.Addresses), "[]"),
+			strings.Join(s.DefaultRoute, ", "), hookOf(s)}
+	}
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(t, "\tNAME\tTYPE\tSTATE\tADDRESSES\tDEFAULT ROUTE\tHOOK")
 	for n, name := range listed(all) {
-		r := row{name: name, kind: "all that are up"}
-		for _, of := range rows {
-			if of.name == name {
-				r = of
-			}
+		fmt.Fprintf(t, "%d\t%s", n+1, name)
+		for _, cell := range rows[name] {
+			fmt.Fprintf(t, "\t%s", cmp.Or(cell, "-"))
 		}
-		for _, empty := range []*string{&r.state, &r.addresses, &r.route, &r.hook} {
-			*empty = cmp.Or(*empty, "-")
-		}
-		fmt.Fprintf(t, "%d\t%s\t%s\t%s\t%s\t%s\t%s\n", n+1, r.name, r.kind, r.state, r.addresses, r.route, r.hook)
+		fmt.Fprintln(t)
 	}
 	if err := t.Flush(); err != nil {
 		return fmt.Errorf("list interfaces: %w", err)

@@ -70,8 +70,8 @@ func fromFlags(c *cli.Context) (plugin.Source, error) {
 	if s.chosen, s.any, err = choose(o.names, all); err != nil {
 		return nil, err
 	}
-	if !android.SameNamespace(s.chosen) {
-		return nil, plugin.Usagef("%w", android.ErrOtherNamespace)
+	if err := android.CheckNamespace(s.chosen); err != nil {
+		return nil, plugin.Usagef("%w", err)
 	}
 	compiled, err := compileFor(c.Context, o.expr, s.chosen)
 	if err != nil {
@@ -123,8 +123,7 @@ func (s *source) Prepare(spec *ebpf.CollectionSpec, t plugin.Target) error {
 	if err := s.prepare(&s.classifiers, n, spec, t, s.snaplen); err != nil {
 		return err
 	}
-	s.classifiers.decoder = newDecoder(newClock(t.Plan.Clock), s.snaplen, s.chosen)
-	s.classifiers.decoder.judge.Store(&judge{now: s.classifiers.filters})
+	s.classifiers.decoder = newDecoder(newClock(t.Plan.Clock), s.snaplen, s.chosen, s.classifiers.filters)
 	return nil
 }
 
@@ -187,9 +186,5 @@ func (s *source) describe(ifc android.Interface) *pcapng.Interface {
 
 // Decode makes a packet of a record, or nil where the filter leaves it out behind the kernel.
 func (s *source) Decode(raw []byte) (pcapng.Block, error) {
-	p, err := s.classifiers.decoder.decode(raw)
-	if err != nil || p == nil {
-		return nil, err
-	}
-	return p, nil
+	return s.classifiers.decoder.block(raw)
 }

@@ -81,7 +81,7 @@ type decoder struct {
 	admits func(*event, []byte) bool
 }
 
-func newDecoder(c clock, snaplen uint32, chosen []android.Interface) decoder {
+func newDecoder(c clock, snaplen uint32, chosen []android.Interface, now filters) decoder {
 	d := decoder{
 		clock:   c,
 		snaplen: int(snaplen),
@@ -89,7 +89,7 @@ func newDecoder(c clock, snaplen uint32, chosen []android.Interface) decoder {
 		judge:   &atomic.Pointer[judge]{},
 		refused: map[uint32]*atomic.Uint64{},
 	}
-	d.judge.Store(&judge{})
+	d.judge.Store(&judge{now: now})
 	for _, ifc := range chosen {
 		d.l2[uint32(ifc.Index)] = ifc.Framing() == android.L2
 		d.refused[uint32(ifc.Index)] = &atomic.Uint64{}
@@ -163,6 +163,15 @@ const (
 	macs    = 12 // bytes of an Ethernet header before the place of a VLAN tag
 	vlanTag = 4  // bytes
 )
+
+// block is decode for whoever takes any block: there a nil packet would be none that is nil.
+func (d *decoder) block(raw []byte) (pcapng.Block, error) {
+	p, err := d.decode(raw)
+	if err != nil || p == nil {
+		return nil, err
+	}
+	return p, nil
+}
 
 // decode makes a packet of a record; its Data is a part of raw, which it changes. It is nil where
 // the filter does not match.

@@ -14,7 +14,6 @@ import (
 
 	"droidtap/agent/afpacket"
 	"droidtap/agent/hook"
-	"droidtap/agent/pcapng"
 	"droidtap/agent/plan"
 	"droidtap/agent/plugin"
 	"droidtap/android"
@@ -41,8 +40,7 @@ func (s *source) prepareSockets(spec *ebpf.CollectionSpec, t plugin.Target) erro
 	if err := s.prepare(&s.sockets, n, spec, t, s.socketSnaplen()); err != nil {
 		return err
 	}
-	s.sockets.decoder = newDecoder(wallClock(), s.snaplen, s.chosen)
-	s.sockets.decoder.judge.Store(&judge{now: s.sockets.filters})
+	s.sockets.decoder = newDecoder(wallClock(), s.snaplen, s.chosen, s.sockets.filters)
 	return nil
 }
 
@@ -125,7 +123,7 @@ func largest(ifc android.Interface) int {
 func (s *source) Streams() []plugin.Stream {
 	var all []plugin.Stream
 	for _, r := range s.open {
-		all = append(all, plugin.Stream{Ring: r, Decode: r.decode})
+		all = append(all, plugin.Stream{Ring: r, Decode: r.decoder.block})
 	}
 	return all
 }
@@ -183,11 +181,3 @@ func (r *ring) Next(buf []byte, deadline time.Time) ([]byte, error) {
 
 // Close frees the ring.
 func (r *ring) Close() error { return errors.Join(r.Socket.Close(), r.owners.Close()) }
-
-func (r *ring) decode(raw []byte) (pcapng.Block, error) {
-	p, err := r.decoder.decode(raw)
-	if err != nil || p == nil {
-		return nil, err
-	}
-	return p, nil
-}
