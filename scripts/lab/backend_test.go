@@ -102,14 +102,14 @@ func (p *phone) hasTCX(t *testing.T) bool {
 	return !regexp.MustCompile(`^(5\.10|6\.1)\.`).MatchString(p.shell(t, "uname -r"))
 }
 
-// testPacketSocketUID has an app fetch while another does, as testUID. Owners are asked for while there are sockets, so a
-// packet may be missing; then it is counted.
+// testPacketSocketUID has an app fetch while another does, as testUID. Owners are asked for while there are sockets, and on
+// a busy machine an emulated phone is late for those of some milliseconds (KNOWN_ISSUES.md): these live for a second.
 func testPacketSocketUID(t *testing.T, p *phone) {
 	const expr = "tcp port 443 or tcp port 8443"
 	args := []string{"shell", "su -c '" + agent + " -i wlan0 --backend packet --uid 10123 " + expr + " or udp port 443'"}
 	got, want := p.compare(t, args, "wlan0", expr+" or udp port 443", func() {
-		p.shell(t, `su 10123 -c '/lab/phone fetch -n 5 https://`+peer+`/' &
-			su 10124 -c '/lab/phone fetch -n 5 https://`+peer+`:8443/'; wait`)
+		p.shell(t, `su 10123 -c '/lab/phone fetch -n 5 -keep 1s https://`+peer+`/' &
+			su 10124 -c '/lab/phone fetch -n 5 -keep 1s https://`+peer+`:8443/'; wait`)
 		p.quiet(t)
 		p.shell(t, "su 10123 -c '/lab/phone udp "+peer+":443'")
 	})

@@ -21,6 +21,7 @@ func fetch(args []string) error {
 	fs := flag.NewFlagSet("fetch", flag.ExitOnError)
 	n := fs.Int("n", 1, "number of requests")
 	size := fs.Int("size", 64, "`bytes` to ask for")
+	keep := fs.Duration("keep", 0, "how long each connection stays open behind the last answer, as a browser's does")
 	_ = fs.Parse(args)
 	u, err := url.Parse(fs.Arg(0))
 	if err != nil || fs.NArg() != 1 {
@@ -28,18 +29,19 @@ func fetch(args []string) error {
 	}
 	u.RawQuery = url.Values{"size": {strconv.Itoa(*size)}}.Encode()
 
-	client := &http.Client{
-		Timeout: 30 * time.Second,
-		Transport: &http.Transport{
-			DisableKeepAlives: true,
-			TLSClientConfig: &tls.Config{
-				InsecureSkipVerify: true,
-				// A post-quantum key share would not leave the ClientHello in one segment.
-				CurvePreferences: []tls.CurveID{tls.X25519, tls.CurveP256},
-			},
-		},
-	}
 	for range *n {
+		// A client of its own, so that each request has its own connection.
+		client := &http.Client{
+			Timeout: 30 * time.Second,
+			Transport: &http.Transport{
+				DisableKeepAlives: *keep == 0,
+				TLSClientConfig: &tls.Config{
+					InsecureSkipVerify: true,
+					// A post-quantum key share would not leave the ClientHello in one segment.
+					CurvePreferences: []tls.CurveID{tls.X25519, tls.CurveP256},
+				},
+			},
+		}
 		resp, err := client.Get(u.String())
 		if err != nil {
 			return err
@@ -51,6 +53,7 @@ func fetch(args []string) error {
 		}
 		fmt.Println(resp.Status, got, "bytes")
 	}
+	time.Sleep(*keep)
 	return nil
 }
 
