@@ -14,7 +14,7 @@ LDFLAGS := -s -w -linkmode external -extldflags "-static -Wl,--gc-sections"
 COLD    := github.com/urfave/... github.com/vishvananda/... github.com/therootcompany/... github.com/cilium/ebpf/btf \
            github.com/cilium/ebpf/asm github.com/cilium/ebpf/features github.com/cilium/ebpf/link github.com/cilium/ebpf/internal/... \
            text/... regexp/... encoding/json debug/... compress/... crypto/... flag net/... log/... fmt \
-           droidtap/btf/... droidtap/agent/doctor droidtap/agent/kernel droidtap/agent/hook
+           droidtap/btf/... droidtap/agent/doctor droidtap/agent/kernel droidtap/agent/hook droidtap/agent/rtnl
 SUITES  ?= bookworm,bullseye,trixie,trixie-backports
 
 help: ## list the targets
