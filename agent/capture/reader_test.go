@@ -123,7 +123,7 @@ func TestWriterCounts(t *testing.T) {
 				defer close(w.in)
 				w.in <- &batch{blocks: []pcapng.Block{&pcapng.Interface{Index: 1, Name: "a", LinkType: pcapng.Raw}}}
 				for range 5 {
-					w.in <- &batch{blocks: []pcapng.Block{&pcapng.Packet{Ifindex: 1}, &pcapng.Packet{Ifindex: 1}}}
+					w.in <- &batch{blocks: []pcapng.Block{&pcapng.Packet{Interface: 1}, &pcapng.Packet{Interface: 1}}}
 				}
 			}()
 			w.run(pcapng.NewWriter(tc.out, pcapng.Section{}))
@@ -153,7 +153,7 @@ func TestWriterStrayPacket(t *testing.T) {
 	w := newWriter(0, false)
 	go func() {
 		defer close(w.in)
-		w.in <- &batch{blocks: []pcapng.Block{&pcapng.Packet{Ifindex: 7}, &pcapng.Interface{Index: 1, Name: "a"}, &pcapng.Packet{Ifindex: 1}}}
+		w.in <- &batch{blocks: []pcapng.Block{&pcapng.Packet{Interface: 7}, &pcapng.Interface{Index: 1, Name: "a"}, &pcapng.Packet{Interface: 1}}}
 	}()
 	w.run(pcapng.NewWriter(discard{}, pcapng.Section{}))
 	if w.written.Load() != 1 || w.lost() != 1 || w.err != nil {

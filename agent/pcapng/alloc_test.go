@@ -16,7 +16,7 @@ func TestPacketsAreNotAllocated(t *testing.T) {
 	comments := []string{"com.example.app", "\u00e4"}
 	for _, n := range []int{0, 1400, maxData} {
 		allocs := testing.AllocsPerRun(1000, func() {
-			err := w.Write(&Packet{Ifindex: 1, Time: start, Data: data[:n], Direction: Inbound, Comments: comments})
+			err := w.Write(&Packet{Interface: 1, Time: start, Data: data[:n], Direction: Inbound, Comments: comments})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -40,7 +40,7 @@ func BenchmarkWrite(b *testing.B) {
 			if err := w.Write(&Interface{Index: 1, Name: "wlan0", LinkType: Ethernet}); err != nil {
 				b.Fatal(err)
 			}
-			p := &Packet{Ifindex: 1, Time: start, Data: make([]byte, 1400), Direction: Inbound, Comments: bb.comments}
+			p := &Packet{Interface: 1, Time: start, Data: make([]byte, 1400), Direction: Inbound, Comments: bb.comments}
 			b.SetBytes(1400)
 			b.ReportAllocs()
 			for b.Loop() {

@@ -40,7 +40,7 @@ type Block interface{ block() }
 
 // Interface describes an interface before the first packet of it. Empty strings are left out.
 type Interface struct {
-	Index       int // kernel ifindex
+	Index       int // by which packets and statistics name it; for the caller to choose
 	Name        string
 	Description string
 	LinkType    LinkType
@@ -51,7 +51,7 @@ type Interface struct {
 
 // Packet is one captured packet. The Writer copies what it needs: Data and Comments stay the caller's.
 type Packet struct {
-	Ifindex   int
+	Interface int    // Index of its Interface
 	Time      int64  // unix nanoseconds
 	Data      []byte // as captured, from the link type's first byte; at most 262,144 bytes are written
 	Length    uint32 // original, bytes on the wire; taken as len(Data) if that is more
@@ -62,7 +62,7 @@ type Packet struct {
 
 // Statistics are the counters of one interface over the time of the capture.
 type Statistics struct {
-	Ifindex    int
+	Interface  int    // Index of its Interface
 	Time       int64  // unix nanoseconds, when the counters were read
 	Start, End int64  // unix nanoseconds, of the capture; 0 leaves the option out
 	Received   uint64 // packets seen, before the filter
@@ -76,6 +76,6 @@ func (*Interface) block()  {}
 func (*Packet) block()     {}
 func (*Statistics) block() {}
 
-// ErrInterface is the error of a packet or statistics whose ifindex no Interface block has described. The block is
+// ErrInterface is the error of a packet or statistics whose interface no Interface block has described. The block is
 // not written; the Writer stays usable.
 var ErrInterface = errors.New("interface not described")

@@ -29,12 +29,11 @@ type Writer struct {
 	packets uint64 // packets in the output
 	err     error  // of the first failed write, for good
 
-	current map[int]uint32 // ifindex to the interface id of its latest Interface block
+	current map[int]uint32 // Index to the interface id of its latest Interface block
 	ids     map[identity]uint32
 }
 
-// identity is what makes two Interface blocks the same interface. Indexes are reused for new interfaces, and
-// interfaces are renamed.
+// identity is what makes two Interface blocks the same interface: an index may be given to another one later.
 type identity struct {
 	index    int
 	name     string
@@ -66,18 +65,18 @@ func (w *Writer) Write(b Block) error {
 	// A type switch instead of a method of Block, so that a *Packet need not live on the heap.
 	switch b := b.(type) {
 	case *Packet:
-		id, ok := w.current[b.Ifindex]
+		id, ok := w.current[b.Interface]
 		if !ok {
-			return fmt.Errorf("packet of ifindex %d: %w", b.Ifindex, ErrInterface)
+			return fmt.Errorf("packet of interface %d: %w", b.Interface, ErrInterface)
 		}
 		w.buf = appendPacket(w.buf, id, b)
 		w.queued++
 	case *Interface:
 		w.describe(b)
 	case *Statistics:
-		id, ok := w.current[b.Ifindex]
+		id, ok := w.current[b.Interface]
 		if !ok {
-			return fmt.Errorf("statistics of ifindex %d: %w", b.Ifindex, ErrInterface)
+			return fmt.Errorf("statistics of interface %d: %w", b.Interface, ErrInterface)
 		}
 		w.buf = appendStatistics(w.buf, id, b)
 	default:

@@ -38,24 +38,24 @@ func sample() []Block {
 			Index: 12, Name: "wlan0", Description: "Wi-Fi", LinkType: Ethernet, Snaplen: 262144,
 			Filter: "udp port 53", OS: "Linux 5.10.198-android13-4",
 		},
-		&Packet{Ifindex: 12, Time: start, Data: ethernet, Length: 46, Direction: Outbound, UID: 10123},
+		&Packet{Interface: 12, Time: start, Data: ethernet, Length: 46, Direction: Outbound, UID: 10123},
 		&Interface{Index: 7, Name: "rmnet_data0", LinkType: Raw},
 		&Packet{
-			Ifindex: 7, Time: start + 1, Data: udp, Length: 32, Direction: Inbound,
+			Interface: 7, Time: start + 1, Data: udp, Length: 32, Direction: Inbound,
 			Comments: []string{"com.example.app", "", "zweite: \u00e4\u00f6\u00fc"},
 		},
 		&Interface{Index: 12, Name: "wlan0", LinkType: Ethernet, Description: "a second time"},
-		&Packet{Ifindex: 12, Time: start + 1_000_000_000, Data: ethernet[:43], Length: 1514},
-		&Packet{Ifindex: 7, Time: start + 2_000_000_000, Direction: Outbound},
-		&Packet{Ifindex: 7, Time: start + 3_000_000_000, Data: udp, Length: 0},
+		&Packet{Interface: 12, Time: start + 1_000_000_000, Data: ethernet[:43], Length: 1514},
+		&Packet{Interface: 7, Time: start + 2_000_000_000, Direction: Outbound},
+		&Packet{Interface: 7, Time: start + 3_000_000_000, Data: udp, Length: 0},
 		&Interface{Index: 12, Name: "tun0", LinkType: Raw},
-		&Packet{Ifindex: 12, Time: start + 4_000_000_000, Data: udp[:29], Length: 32, Direction: Inbound},
-		&Packet{Ifindex: 12, Time: start + 4_000_000_000, Data: udp[:30], Length: 32, Comments: []string{"x\xff"}},
+		&Packet{Interface: 12, Time: start + 4_000_000_000, Data: udp[:29], Length: 32, Direction: Inbound},
+		&Packet{Interface: 12, Time: start + 4_000_000_000, Data: udp[:30], Length: 32, Comments: []string{"x\xff"}},
 		&Statistics{
-			Ifindex: 7, Time: start + 5_000_000_000, Start: start, End: start + 5_000_000_000,
+			Interface: 7, Time: start + 5_000_000_000, Start: start, End: start + 5_000_000_000,
 			Received: 1 << 40, Accepted: 20, Dropped: 3, Delivered: 17, Comment: "2 packets of unknown owner",
 		},
-		&Statistics{Ifindex: 12, Time: start + 5_000_000_000, Received: 9},
+		&Statistics{Interface: 12, Time: start + 5_000_000_000, Received: 9},
 	}
 }
 
@@ -137,7 +137,7 @@ func walkOptions(t *testing.T, b []byte) []option {
 
 func TestInterfaces(t *testing.T) {
 	wlan0 := &Interface{Index: 3, Name: "wlan0", LinkType: Ethernet}
-	packet := &Packet{Ifindex: 3}
+	packet := &Packet{Interface: 3}
 	tests := []struct {
 		name   string
 		blocks []Block
@@ -165,11 +165,11 @@ func TestInterfaces(t *testing.T) {
 		},
 		{
 			name:   "another index of the same name is another interface",
-			blocks: []Block{wlan0, &Interface{Index: 4, Name: "wlan0", LinkType: Ethernet}, &Packet{Ifindex: 4}, packet},
+			blocks: []Block{wlan0, &Interface{Index: 4, Name: "wlan0", LinkType: Ethernet}, &Packet{Interface: 4}, packet},
 			kinds:  []uint32{blockInterface, blockInterface, blockPacket, blockPacket}, ids: []uint32{1, 0},
 		},
 		{name: "a packet before its interface is refused", blocks: []Block{packet}, err: ErrInterface},
-		{name: "statistics before their interface are refused", blocks: []Block{&Statistics{Ifindex: 3}}, err: ErrInterface},
+		{name: "statistics before their interface are refused", blocks: []Block{&Statistics{Interface: 3}}, err: ErrInterface},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -216,7 +216,7 @@ func TestPacketLengths(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			var out bytes.Buffer
 			data := bytes.Repeat([]byte{0xa5}, tt.data)
-			if _, err := write(&out, []Block{&Interface{Index: 1}, &Packet{Ifindex: 1, Data: data, Length: tt.length}}); err != nil {
+			if _, err := write(&out, []Block{&Interface{Index: 1}, &Packet{Interface: 1, Data: data, Length: tt.length}}); err != nil {
 				t.Fatal(err)
 			}
 			body := walk(t, out.Bytes())[2].body
@@ -341,7 +341,7 @@ func TestBuffering(t *testing.T) {
 		t.Fatal(err)
 	}
 	for range 1000 {
-		if err := w.Write(&Packet{Ifindex: 1, Data: make([]byte, 1400)}); err != nil {
+		if err := w.Write(&Packet{Interface: 1, Data: make([]byte, 1400)}); err != nil {
 			t.Fatal(err)
 		}
 	}

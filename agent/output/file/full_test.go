@@ -79,7 +79,7 @@ func fillDisk(t *testing.T, path string, size int) uint64 {
 	err = w.Write(&pcapng.Interface{Index: 1, Name: "wlan0", LinkType: pcapng.Raw})
 	for i := int64(0); err == nil; i++ {
 		err = w.Write(&pcapng.Packet{
-			Ifindex: 1, Time: 1795356192e9 + i, Data: make([]byte, size), Direction: pcapng.Inbound,
+			Interface: 1, Time: 1795356192e9 + i, Data: make([]byte, size), Direction: pcapng.Inbound,
 			Comments: []string{fmt.Sprint("packet ", i)},
 		})
 	}

@@ -13,6 +13,7 @@ import (
 
 	"droidtap/agent/pcapng"
 	"droidtap/agent/plan"
+	"droidtap/android"
 )
 
 const (
@@ -32,8 +33,18 @@ func testDecoder(snaplen int) decoder {
 			kernel: func() int64 { return at },
 		},
 		snaplen: snaplen,
-		l2:      map[uint32]bool{ethernetIndex: true, rawIndex: false},
+		ports:   testPorts(),
 	}
+}
+
+// testPorts are an interface of either kind, each with its index as its number.
+func testPorts() *ports {
+	var p ports
+	for _, ifc := range []android.Interface{{Index: ethernetIndex, Name: "wlan0", Type: 1}, {Index: rawIndex, Name: "rmnet_data0", Type: 519}} {
+		of, _ := p.add(ifc)
+		of.number = ifc.Index
+	}
+	return &p
 }
 
 // raw makes a record as the programs do.
@@ -61,31 +72,31 @@ func TestDecode(t *testing.T) {
 	}{
 		{"a packet that came in", 100,
 			event{Time: 5, Ifindex: ethernetIndex, Len: 21, Caplen: 21, UID: 10123, Direction: recordIngress}, frame,
-			pcapng.Packet{Ifindex: ethernetIndex, Time: 1_000_005, Data: []byte(frame), Length: 21, UID: 10123, Direction: pcapng.Inbound}},
+			pcapng.Packet{Interface: ethernetIndex, Time: 1_000_005, Data: []byte(frame), Length: 21, UID: 10123, Direction: pcapng.Inbound}},
 		{"a packet cut short keeps its length", 4,
 			event{Ifindex: rawIndex, Len: 1500, Caplen: 4, Direction: recordEgress}, "\x45\x00\x05\xdc",
-			pcapng.Packet{Ifindex: rawIndex, Time: 1_000_000, Data: []byte("\x45\x00\x05\xdc"), Length: 1500, Direction: pcapng.Outbound}},
+			pcapng.Packet{Interface: rawIndex, Time: 1_000_000, Data: []byte("\x45\x00\x05\xdc"), Length: 1500, Direction: pcapng.Outbound}},
 		{"bytes of the size class behind the packet are not part of it", 100,
 			event{Ifindex: ethernetIndex, Len: 21, Caplen: 21}, frame + "rubbish of the ring",
-			pcapng.Packet{Ifindex: ethernetIndex, Time: 1_000_000, Data: []byte(frame), Length: 21}},
+			pcapng.Packet{Interface: ethernetIndex, Time: 1_000_000, Data: []byte(frame), Length: 21}},
 		{"a tag that the hardware took is put back behind the addresses", 100,
 			event{Ifindex: ethernetIndex, Len: 21, Caplen: 21, VlanTCI: 0x6064, VlanProto: tag}, frame,
-			pcapng.Packet{Ifindex: ethernetIndex, Time: 1_000_000, Data: []byte("ddddddssssss\x81\x00\x60\x64TTpayload"), Length: 25}},
+			pcapng.Packet{Interface: ethernetIndex, Time: 1_000_000, Data: []byte("ddddddssssss\x81\x00\x60\x64TTpayload"), Length: 25}},
 		{"with the tag it is not longer than the snapshot length", 21,
 			event{Ifindex: ethernetIndex, Len: 30, Caplen: 21, VlanTCI: 1, VlanProto: tag}, frame,
-			pcapng.Packet{Ifindex: ethernetIndex, Time: 1_000_000, Data: []byte("ddddddssssss\x81\x00\x00\x01TTpay"), Length: 34}},
+			pcapng.Packet{Interface: ethernetIndex, Time: 1_000_000, Data: []byte("ddddddssssss\x81\x00\x00\x01TTpay"), Length: 34}},
 		{"there is no place for a tag in a packet cut before it", 11,
 			event{Ifindex: ethernetIndex, Len: 21, Caplen: 11, VlanTCI: 1, VlanProto: tag}, frame[:11],
-			pcapng.Packet{Ifindex: ethernetIndex, Time: 1_000_000, Data: []byte(frame[:11]), Length: 21}},
+			pcapng.Packet{Interface: ethernetIndex, Time: 1_000_000, Data: []byte(frame[:11]), Length: 21}},
 		{"nor in one that is cut before it here", 5,
 			event{Ifindex: ethernetIndex, Len: 21, Caplen: 21, VlanTCI: 1, VlanProto: tag}, frame,
-			pcapng.Packet{Ifindex: ethernetIndex, Time: 1_000_000, Data: []byte(frame[:5]), Length: 21}},
+			pcapng.Packet{Interface: ethernetIndex, Time: 1_000_000, Data: []byte(frame[:5]), Length: 21}},
 		{"nor in one that begins with the IP header", 100,
 			event{Ifindex: rawIndex, Len: 21, Caplen: 21, VlanTCI: 1, VlanProto: tag}, frame,
-			pcapng.Packet{Ifindex: rawIndex, Time: 1_000_000, Data: []byte(frame), Length: 21}},
+			pcapng.Packet{Interface: rawIndex, Time: 1_000_000, Data: []byte(frame), Length: 21}},
 		{"an empty packet", 100,
 			event{Ifindex: rawIndex}, "",
-			pcapng.Packet{Ifindex: rawIndex, Time: 1_000_000, Data: []byte{}}},
+			pcapng.Packet{Interface: rawIndex, Time: 1_000_000, Data: []byte{}}},
 	} {
 		t.Run(tc.rule, func(t *testing.T) {
 			d := testDecoder(tc.snaplen)
