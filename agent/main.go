@@ -11,6 +11,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/urfave/cli/v2"
 
@@ -218,6 +219,13 @@ func printSummary(w io.Writer, s capture.Summary) {
 	fmt.Fprintf(w, "%d packets dropped by agent, %d unattributed\n", s.Ignored, s.Unattributed)
 	if s.Refused > 0 {
 		fmt.Fprintf(w, "%d packets left out by the filter in the agent, behind the kernel\n", s.Refused)
+	}
+	for _, g := range s.Gaps {
+		fmt.Fprintf(w, "%d gaps on %s, of %v in all, each with a comment in the file", g.Times, g.Name, g.Missing.Round(10*time.Microsecond))
+		if g.Switches > 0 {
+			fmt.Fprintf(w, "; %d times its hook saw nothing", g.Switches)
+		}
+		fmt.Fprintln(w)
 	}
 	fmt.Fprintln(w, s.File)
 }

@@ -34,7 +34,7 @@ type event struct {
 
 type settings struct{ Snaplen, Directions, Owner, Wakeup, LoopbackOnce uint32 }
 
-type counts struct{ Seen, Received, Dropped, Unattributed uint64 }
+type counts struct{ In, Out, Received, Dropped, Unattributed uint64 }
 
 const (
 	ingress, egress = 1, 2
@@ -272,7 +272,8 @@ func (c *capture) counts(t *testing.T, ifindex uint32) counts {
 	}
 	var sum counts
 	for _, cpu := range cpus {
-		sum.Seen += cpu.Seen
+		sum.In += cpu.In
+		sum.Out += cpu.Out
 		sum.Received += cpu.Received
 		sum.Dropped += cpu.Dropped
 		sum.Unattributed += cpu.Unattributed

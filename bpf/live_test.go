@@ -167,7 +167,11 @@ func TestRecordOfLongPacket(t *testing.T) {
 						all[0].check(t, c.Maps["events"], packet, snaplen, event{Ifindex: loopback, Direction: p.direction, UID: ownerIn(p.direction)})
 					}
 					n := uint64(len(sizes))
-					if got := c.counts(t, loopback); got != (counts{Seen: n, Received: n}) {
+					want := counts{In: n, Received: n}
+					if p.direction == egress {
+						want = counts{Out: n, Received: n}
+					}
+					if got := c.counts(t, loopback); got != want {
 						t.Errorf("counts are %+v after %d packets", got, n)
 					}
 				})
@@ -187,7 +191,7 @@ func TestRecordLongerThanTheRing(t *testing.T) {
 		c.attach(t, "l2_egress", egress)
 		l.pass(t, frame(20000))
 		l.pass(t, frame(100))
-		if got := c.counts(t, loopback); got != (counts{Seen: 2, Received: 2, Dropped: 1}) {
+		if got := c.counts(t, loopback); got != (counts{Out: 2, Received: 2, Dropped: 1}) {
 			t.Errorf("counts are %+v", got)
 		}
 		if all := c.records(t); len(all) != 1 || all[0].Len != 100 {

@@ -72,7 +72,7 @@ func TestRecord(t *testing.T) {
 				}
 			}
 			n := uint64(len(programs) * len(runSizes))
-			if got := c.counts(t, loopback); got != (counts{Seen: n, Received: n}) {
+			if got := c.counts(t, loopback); got != (counts{In: n / 2, Out: n / 2, Received: n}) {
 				t.Errorf("counts are %+v after %d packets", got, n)
 			}
 		}
@@ -126,7 +126,7 @@ func TestFullRing(t *testing.T) {
 		}
 		written := uint64(len(c.records(t)))
 		got := c.counts(t, loopback)
-		if want := (counts{Seen: packets, Received: packets, Dropped: packets - written}); got != want {
+		if want := (counts{In: packets, Received: packets, Dropped: packets - written}); got != want {
 			t.Errorf("counts are %+v and %d are in the ring, want %+v", got, written, want)
 		}
 		if written == 0 || written == packets {
@@ -147,9 +147,9 @@ func TestDirections(t *testing.T) {
 			directions uint32
 			want       counts
 		}{
-			{"in only", ingress, counts{Seen: 2, Received: 2}},
-			{"out only", egress, counts{Seen: 2, Received: 2}},
-			{"both", both, counts{Seen: 4, Received: 4}},
+			{"in only", ingress, counts{In: 2, Received: 2}},
+			{"out only", egress, counts{Out: 2, Received: 2}},
+			{"both", both, counts{In: 2, Out: 2, Received: 4}},
 			{"none", 0, counts{}},
 		} {
 			t.Run(c.rule, func(t *testing.T) {
@@ -199,7 +199,7 @@ func TestInterfaces(t *testing.T) {
 				for _, index := range c.interfaces {
 					want := counts{}
 					if index == c.counted {
-						want = counts{Seen: uint64(c.records), Received: uint64(c.records)}
+						want = counts{In: uint64(c.records), Received: uint64(c.records)}
 					}
 					if got := o.counts(t, index); got != want {
 						t.Errorf("entry %d counts %+v, want %+v", index, got, want)

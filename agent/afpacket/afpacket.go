@@ -172,6 +172,21 @@ func (s *Socket) Flush() error {
 	})
 }
 
+// Bound tells whether the socket is on its interface still. One that was deleted never comes back to it, not even under
+// the same index (net/packet/af_packet.c packet_notifier, NETDEV_UNREGISTER).
+func (s *Socket) Bound() (bound bool, err error) {
+	err = s.do("look at", func() error {
+		address, err := unix.Getsockname(s.fd)
+		if err != nil {
+			return err
+		}
+		ll, ok := address.(*unix.SockaddrLinklayer)
+		bound = ok && ll.Ifindex > 0
+		return nil
+	})
+	return bound, err
+}
+
 // signal wakes Next.
 func (s *Socket) signal() error {
 	if _, err := unix.Write(s.wake, binary.NativeEndian.AppendUint64(nil, 1)); err != nil {

@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"os"
 	"slices"
 	"sync"
 	"time"
@@ -72,32 +73,32 @@ type capture struct {
 	failure chan error // from the sources; the first counts
 	abort   <-chan struct{}
 
-	running []running
+	running []*running
 	readers sync.WaitGroup
 
 	ignored uint64
 	counts  plugin.Counts
 
-	mu      sync.Mutex
-	started bool           // the writer takes what is sent
+	mu      sync.Mutex     // of what follows, and of the streams of those that run
+	started bool           // the writer takes what is sent, and streams are read
 	head    []pcapng.Block // emitted before that
 }
 
 // running is a source with what it holds in the kernel.
 type running struct {
 	Probe
-	coll     *ebpf.Collection
+	coll     *ebpf.Collection // the maps; its programs belong to the source
 	variant  plan.Variant
-	streams  []stream
 	attached io.Closer
+	streams  []*stream // that are read, or will be
+	ended    tally     // of streams that were read to their ends
+	errs     []error   // of theirs
 }
 
-// stream is a ring of a source, and what its reader does with it.
+// stream is a ring of a source, and what makes blocks of its records.
 type stream struct {
 	ring
 	decode func([]byte) (pcapng.Block, error)
-	tally  tally // of its reader, once that has ended
-	err    error // of its reader
 }
 
 // Run captures until ctx ends, cfg.Most packets are in the file, the output fails
@@ -171,12 +172,6 @@ func (c *capture) run(ctx context.Context, t plugin.Target, sum *Summary, file p
 		closeErr = file.Close()
 	}()
 	c.begin()
-	for i := range c.running {
-		r := &c.running[i]
-		for n := range r.streams {
-			c.readers.Go(func() { c.read(r.Name, &r.streams[n]) })
-		}
-	}
 	c.Control.begin(c, t)
 	c.Ready(sum.File)
 	var err error
@@ -242,14 +237,14 @@ func (c *capture) loadProbe(p Probe, t plugin.Target) error {
 	if err != nil {
 		return err
 	}
-	r := running{Probe: p, coll: coll, variant: variant}
+	r := &running{Probe: p, coll: coll, variant: variant}
 	if m := coll.Maps[events]; m != nil {
 		ring, err := openRing(m, c.Buffer, t.Wakeup)
 		if err != nil {
 			coll.Close()
 			return err
 		}
-		r.streams = []stream{{ring: ring, decode: p.Source.Decode}}
+		r.streams = []*stream{{ring: ring, decode: p.Source.Decode}}
 	}
 	c.running = append(c.running, r)
 	return nil
@@ -269,18 +264,11 @@ func (c *capture) unload() error {
 
 // attach starts the sources; each describes what it captures by emit.
 func (c *capture) attach(t plugin.Target) error {
-	for i := range c.running {
-		r := &c.running[i]
-		t.Load = func(p plugin.Preparer) error { return c.more(r, p, t) }
+	for _, r := range c.running {
+		t.Load = func(p plugin.Preparer) (map[string]*ebpf.Program, error) { return c.more(r, p, t) }
+		t.Stream = func(s plugin.Stream) { c.stream(r, &stream{ring: &foreign{Ring: s.Ring}, decode: s.Decode}) }
 		var err error
-		r.attached, err = r.Source.Attach(r.coll, t)
-		// Those that it opened before an error, too: they have to be closed.
-		if s, ok := r.Source.(plugin.Streamer); ok {
-			for _, of := range s.Streams() {
-				r.streams = append(r.streams, stream{ring: &foreign{Ring: of.Ring}, decode: of.Decode})
-			}
-		}
-		if err != nil {
+		if r.attached, err = r.Source.Attach(r.coll, t); err != nil {
 			return err
 		}
 	}
@@ -288,20 +276,25 @@ func (c *capture) attach(t plugin.Target) error {
 }
 
 // more loads programs of a source beside those that it has.
-func (c *capture) more(r *running, p plugin.Preparer, t plugin.Target) error {
+func (c *capture) more(r *running, p plugin.Preparer, t plugin.Target) (map[string]*ebpf.Program, error) {
 	coll, err := loadVariant(object{name: r.Name, variant: r.variant, buffer: c.Buffer, shared: shareable(r.coll)}, p, t)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	defer coll.Close() // the programs keep its maps
-	for name, prog := range coll.Programs {
-		if old := r.coll.Programs[name]; old != nil {
-			old.Close()
-		}
-		r.coll.Programs[name] = prog
-		delete(coll.Programs, name)
+	programs := coll.Programs
+	coll.Programs = nil
+	coll.Close() // the programs keep its maps
+	return programs, nil
+}
+
+// stream has one more ring of a source read, from the start of the capture on.
+func (c *capture) stream(r *running, s *stream) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	r.streams = append(r.streams, s)
+	if c.started {
+		c.readers.Go(func() { c.read(r, s) })
 	}
-	return nil
 }
 
 // detach takes off what attach attached, in reverse order.
@@ -315,12 +308,20 @@ func (c *capture) detach() error {
 	return errors.Join(errs...)
 }
 
-// read moves the records of one stream to the writer.
-func (c *capture) read(probe string, s *stream) {
-	var err error
-	if s.tally, err = read(s.ring, s.decode, c.writer.empty, c.send); err != nil {
-		s.err = fmt.Errorf("probe %s: %w", probe, err)
-		c.fail(s.err)
+// read moves the records of one stream to the writer, and closes it at its end.
+func (c *capture) read(r *running, s *stream) {
+	t, err := read(s.ring, s.decode, c.writer.empty, c.send)
+	if err != nil {
+		err = fmt.Errorf("probe %s: %w", r.Name, err)
+		c.fail(err)
+	}
+	err = errors.Join(err, s.Close())
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	r.streams = slices.DeleteFunc(r.streams, func(other *stream) bool { return other == s })
+	r.ended = r.ended.plus(t)
+	if err != nil {
+		r.errs = append(r.errs, err)
 	}
 }
 
@@ -328,8 +329,12 @@ func (c *capture) read(probe string, s *stream) {
 func (c *capture) drain() error {
 	var errs []error
 	for _, r := range c.running {
-		for _, s := range r.streams {
-			if err := s.flush(); err != nil {
+		c.mu.Lock()
+		left := slices.Clone(r.streams)
+		c.mu.Unlock()
+		for _, s := range left {
+			// One that is closed was read to its end in this moment.
+			if err := s.flush(); err != nil && !errors.Is(err, os.ErrClosed) {
 				errs = append(errs, fmt.Errorf("flush a ring of probe %s: %w", r.Name, err), s.Close())
 			}
 		}
@@ -359,12 +364,17 @@ func (c *capture) emit(b pcapng.Block) {
 	c.send(&batch{blocks: []pcapng.Block{b}})
 }
 
-// begin sends what was emitted before there was a file.
+// begin sends what was emitted before there was a file, and has the streams read.
 func (c *capture) begin() {
 	c.mu.Lock()
-	c.started = true
-	c.mu.Unlock()
+	defer c.mu.Unlock()
 	c.send(&batch{blocks: c.head})
+	c.head, c.started = nil, true
+	for _, r := range c.running {
+		for _, s := range r.streams {
+			c.readers.Go(func() { c.read(r, s) })
+		}
+	}
 }
 
 // fail ends the capture.

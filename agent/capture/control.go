@@ -54,7 +54,7 @@ func (ctl *Control) running() *capture {
 // where it can match no packet, nothing is captured until the next one.
 //
 // After an error the old filter runs on. The error is a usage error if expr is to blame, or wraps ErrNotRunning.
-func (ctl *Control) Replace(ctx context.Context, expr string) error {
+func (ctl *Control) Replace(ctx context.Context, expr string) (err error) {
 	ctl.replacing.Lock()
 	defer ctl.replacing.Unlock()
 	// The compiler and the verifier may take their time, and must not keep the capture from ending meanwhile.
@@ -62,21 +62,28 @@ func (ctl *Control) Replace(ctx context.Context, expr string) error {
 	if c == nil {
 		return ErrNotRunning
 	}
-	for i := range c.running {
-		r := &c.running[i]
+	for _, r := range c.running {
 		source, ok := r.Source.(plugin.Refilterer)
 		if !ok {
 			continue
 		}
-		change, err := source.Refilter(ctx, expr)
-		if err != nil {
-			return err
-		}
 		// Nothing can be undone behind this: no second probe has a filter.
-		return ctl.replace(c, r, change)
+		for range outdated {
+			var change plugin.Change
+			if change, err = source.Refilter(ctx, expr); err != nil {
+				return err
+			}
+			if err = ctl.replace(c, r, change); !errors.Is(err, plugin.ErrOutdated) {
+				break
+			}
+		}
+		return err
 	}
 	return errors.New("nothing that is captured has a filter")
 }
+
+// outdated is how often a replacement is made anew because interfaces came or went meanwhile: they do so in bursts.
+const outdated = 20
 
 // replace loads the programs of a change beside those of r, with its maps, and puts them in their place.
 func (ctl *Control) replace(c *capture, r *running, change plugin.Change) (err error) {
@@ -103,7 +110,6 @@ func (ctl *Control) replace(c *capture, r *running, change plugin.Change) (err e
 	if err := change.Commit(coll, c.emit); err != nil {
 		return fmt.Errorf("replace the filter: %w", err)
 	}
-	r.coll.Programs, coll.Programs = coll.Programs, r.coll.Programs
 	return nil
 }
 

@@ -148,6 +148,10 @@ type tally struct {
 	why     error  // why the first of them could not
 }
 
+func (t tally) plus(u tally) tally {
+	return tally{t.records + u.records, t.bad + u.bad, cmp.Or(t.why, u.why)}
+}
+
 // read hands the records of a ring to send, in batches, until the ring has been
 // flushed and is empty. empty gives batches back.
 func read(r ring, decode func([]byte) (pcapng.Block, error), empty <-chan *batch, send func(*batch)) (t tally, err error) {

@@ -17,19 +17,18 @@ func (c *capture) statistics() error {
 	now := time.Now().UnixNano()
 	var errs []error
 	for _, r := range c.running {
-		for _, s := range r.streams {
-			if s.tally.bad > 0 {
-				c.Log.Warn("records could not be read", "probe", r.Name, "count", s.tally.bad, "first", s.tally.why)
-			}
-			c.ignored += s.tally.bad
-			errs = append(errs, s.err)
+		if r.ended.bad > 0 {
+			c.Log.Warn("records could not be read", "probe", r.Name, "count", r.ended.bad, "first", r.ended.why)
 		}
+		c.ignored += r.ended.bad
+		errs = append(errs, r.errs...)
 		counts, err := c.countsOf(r)
 		errs = append(errs, err)
 		c.counts.Received += counts.Received
 		c.counts.Refused += counts.Refused
 		c.counts.Dropped += counts.Dropped
 		c.counts.Unattributed += counts.Unattributed
+		c.counts.Gaps = append(c.counts.Gaps, counts.Gaps...)
 		for _, s := range counts.Interfaces {
 			s.Time, s.Start, s.End = now, c.start.UnixNano(), now
 			c.send(&batch{blocks: []pcapng.Block{&s}})
@@ -41,7 +40,7 @@ func (c *capture) statistics() error {
 // countsOf reads what a source counted in the kernel, and corrects it by the
 // records that came: up to 5.0 bpf_perf_event_output says 0 when the ring is full,
 // so the program cannot count that.
-func (c *capture) countsOf(r running) (plugin.Counts, error) {
+func (c *capture) countsOf(r *running) (plugin.Counts, error) {
 	counter, ok := r.Source.(plugin.Counter)
 	if !ok {
 		return plugin.Counts{}, nil
@@ -50,11 +49,7 @@ func (c *capture) countsOf(r running) (plugin.Counts, error) {
 	if err != nil {
 		return counts, fmt.Errorf("probe %s: %w", r.Name, err)
 	}
-	var records uint64
-	for _, s := range r.streams {
-		records += s.tally.records
-	}
-	if records < counts.Received {
+	if records := r.ended.records; records < counts.Received {
 		counts.Dropped = max(counts.Dropped, counts.Received-records)
 	}
 	counts.Received -= counts.Refused

@@ -25,9 +25,19 @@ type writer struct {
 	failed    chan struct{}  // closed when the output has failed
 	written   atomic.Uint64  // packets that have reached the output
 	packets   uint64         // handed to out
-	delivered map[int]uint64 // the same by ifindex
+	delivered map[int]uint64 // the same by interface
 	err       error          // why failed is closed
 	ignored   uint64         // packets that could not be handed to out
+	notes     map[int][]note // by interface: comments for its next packet
+}
+
+// mostNotes is how many comments wait for the next packet of an interface: the last ones.
+const mostNotes = 8
+
+// note is a comment on an interface, from a time on.
+type note struct {
+	time int64 // ns, wall clock
+	text string
 }
 
 func newWriter(most uint64, eager bool) *writer {
@@ -38,6 +48,7 @@ func newWriter(most uint64, eager bool) *writer {
 		enough:    make(chan struct{}),
 		failed:    make(chan struct{}),
 		delivered: map[int]uint64{},
+		notes:     map[int][]note{},
 	}
 }
 
@@ -91,7 +102,14 @@ func (w *writer) write(block pcapng.Block) {
 		return
 	}
 	if s, ok := block.(*pcapng.Statistics); ok {
-		s.Delivered = w.delivered[s.Ifindex]
+		s.Delivered = w.delivered[s.Interface]
+		if s.Comment != "" {
+			notes := append(w.notes[s.Interface], note{s.Time, s.Comment})
+			w.notes[s.Interface] = notes[max(0, len(notes)-mostNotes):]
+		}
+	}
+	if isPacket && len(w.notes) > 0 {
+		w.annotate(p)
 	}
 	err := w.out.Write(block)
 	if err != nil && !errors.Is(err, pcapng.ErrInterface) {
@@ -102,10 +120,22 @@ func (w *writer) write(block pcapng.Block) {
 		w.ignored++
 	case isPacket:
 		w.packets++
-		w.delivered[p.Ifindex]++
+		w.delivered[p.Interface]++
 		if w.packets == w.most {
 			close(w.enough)
 		}
+	}
+}
+
+// annotate gives a packet the comments on its interface that are not younger. Records from before may still come after them.
+func (w *writer) annotate(p *pcapng.Packet) {
+	notes := w.notes[p.Interface]
+	for len(notes) > 0 && notes[0].time <= p.Time {
+		p.Comments = append(p.Comments, notes[0].text)
+		notes = notes[1:]
+	}
+	if w.notes[p.Interface] = notes; len(notes) == 0 {
+		delete(w.notes, p.Interface)
 	}
 }
 

@@ -38,6 +38,7 @@ type Filter struct {
 	dir   Direction
 	name  string
 	ahead []string // the TCX programs that run before
+	newer string   // the filter that was put ahead at the same preference since
 
 	once sync.Once
 	err  error
@@ -45,6 +46,9 @@ type Filter struct {
 
 // Warning says why the program may not see every packet, or is "".
 func (f *Filter) Warning() string {
+	if f.newer != "" {
+		return fmt.Sprintf("%s was put ahead of ours at %s of %s and may hide packets", f.newer, f.dir, f.ifc.Name)
+	}
 	return behind(f.ifc, f.dir, f.Pref, f.ahead)
 }
 
@@ -57,6 +61,26 @@ func behind(ifc android.Interface, dir Direction, pref uint16, ahead []string) s
 		return fmt.Sprintf("preference 1 at %s of %s is taken, ours is %d: filters ahead may hide packets", dir, ifc.Name, pref)
 	}
 	return ""
+}
+
+// Check lists the filters: the kernel does so in the order in which it runs them.
+func (f *Filter) Check() error {
+	there, err := filters(f.ifc.Index, f.dir)
+	if err != nil {
+		return err
+	}
+	f.newer = ""
+	for _, g := range there {
+		if f.is(g) {
+			return nil
+		}
+		// Those of other agents change nothing, and would move ahead of ours in turn.
+		if _, ours := parseOwner(g.name); !ours && g.pref == f.Pref && g.handle != 0 && f.newer == "" {
+			f.newer = strings.TrimSpace("filter " + g.name)
+		}
+	}
+	f.newer = ""
+	return ErrLost
 }
 
 // choose returns the preference and the handle of a new filter beside those that are there. A cls_bpf runs its newest
@@ -224,9 +248,12 @@ func (f *Filter) bpf() *netlink.BpfFilter {
 // attached says whether the filter at our place is ours still; not after netd deleted the clsact.
 func (f *Filter) attached() (bool, error) {
 	fs, err := filters(f.ifc.Index, f.dir)
-	return slices.ContainsFunc(fs, func(g filter) bool {
-		return g.kind == "bpf" && g.pref == f.Pref && g.handle == f.Handle && g.name == f.name
-	}), err
+	return slices.ContainsFunc(fs, f.is), err
+}
+
+// is tells whether an entry of a list is this filter.
+func (f *Filter) is(g filter) bool {
+	return g.kind == "bpf" && g.pref == f.Pref && g.handle == f.Handle && g.name == f.name
 }
 
 // ErrLost is wrapped by the error of a Close that did not find our filter where it was, on an interface that is there.

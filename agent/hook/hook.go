@@ -47,6 +47,9 @@ type Attachment interface {
 	Update(*ebpf.Program) error
 	// Warning says why the program may not see every packet, or is "".
 	Warning() string
+	// Check looks whether the program is at its place still, and whether somebody else's has come ahead of it since: then
+	// Warning changes. The error wraps ErrLost where it is gone, its interface included.
+	Check() error
 }
 
 // Attach runs prog, which must return TC_ACT_UNSPEC (the same number as TCX_NEXT), for every packet of ifc in that
@@ -76,6 +79,18 @@ func Attach(at plan.Hook, ifc android.Interface, dir Direction, prog *ebpf.Progr
 type Link struct {
 	link.Link
 	warning string
+}
+
+// Check asks the kernel whether the link is attached: it is until its interface goes.
+func (l *Link) Check() error {
+	info, err := l.Info()
+	if err != nil {
+		return fmt.Errorf("look at a tcx link: %w", err)
+	}
+	if x := info.TCX(); x != nil && x.Ifindex == 0 {
+		return ErrLost
+	}
+	return nil
 }
 
 // Warning says why the program may not see every packet, or is "".

@@ -123,6 +123,12 @@ func programName(id ebpf.ProgramID) string {
 	return number
 }
 
+// Policed tells whether Android's limit of the download rate is here, which wants preference 1 of ingress for itself
+// (ConnectivityService TC_PRIO_POLICE, a matchall filter).
+func (s Seen) Policed() bool {
+	return slices.ContainsFunc(s.there[Ingress], func(f filter) bool { return f.pref == prefFirst && f.kind == "matchall" })
+}
+
 // Outgoing returns what may hide packets that leave from a packet socket, which the kernel shows them last.
 func (s Seen) Outgoing() (others []string) {
 	for _, o := range s.Others {

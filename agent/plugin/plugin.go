@@ -58,7 +58,9 @@ type Probe struct {
 // order in which they stand; Decode is called from one goroutine only.
 type Source interface {
 	Preparer
-	// Attach starts the flow of events. Close detaches all that was attached.
+	// Attach starts the flow of events. What it returns detaches all that was attached, then or since, and ends what
+	// the source does in the background. The programs of coll are the source's from then on, which takes those that
+	// it wants to keep out of it; the maps stay.
 	Attach(coll *ebpf.Collection, t Target) (io.Closer, error)
 	// Decode makes a block of one record. It owns raw until the block has been
 	// written. A nil block is one that the source keeps to itself.
@@ -84,13 +86,17 @@ type Refilterer interface {
 	Refilter(ctx context.Context, expr string) (Change, error)
 }
 
+// ErrOutdated is wrapped by the error of a Commit for what is not captured any more as it was when the change was made: make
+// it anew.
+var ErrOutdated = errors.New("what is captured has changed meanwhile")
+
 // Change is a filter that is to take the place of one that runs. Its programs are
 // prepared and loaded beside those that run, with their maps.
 type Change interface {
 	Preparer
 	// Commit puts the programs in the place of those that run, and then tells the
-	// reader of the file by emit. After an error all is as it was. Decode is called
-	// meanwhile.
+	// reader of the file by emit. It takes those that it wants to keep out of coll. After an error, which may wrap
+	// ErrOutdated, all is as it was. Decode is called meanwhile.
 	Commit(coll *ebpf.Collection, emit func(pcapng.Block)) error
 }
 
@@ -108,12 +114,16 @@ type Counts struct {
 	Dropped      uint64              // matched, but could not be handed to the agent
 	Unattributed uint64              // left out: an owner was asked for and theirs is unknown
 	Interfaces   []pcapng.Statistics // one for each interface, Time left to the caller
+	Gaps         []Gap               // in the order of their names
 }
 
-// Streamer is what a Source may also be: it has records from elsewhere than the
-// events map of its object. Streams is called once, after Attach, and its streams
-// are read until each is flushed and empty.
-type Streamer interface{ Streams() []Stream }
+// Gap is when nothing was captured of what was to be, in all.
+type Gap struct {
+	Name     string        // of the interface
+	Times    int           // how often
+	Missing  time.Duration // by the boot clock, from when it was noticed
+	Switches int           // of another hook taking the place of one that saw nothing
+}
 
 // Stream is a ring and what makes blocks of its records.
 type Stream struct {
@@ -148,11 +158,16 @@ type Target struct {
 	// Attempt counts how often the kernel has refused the programs of this variant:
 	// Prepare is to make them smaller each time.
 	Attempt int
+	// The following may be called from any goroutine until the source is closed.
+
 	// Load loads more programs of the source's object, in the variant that runs and with
-	// its maps, and adds them to the collection. It is for Attach.
-	Load func(Preparer) error
+	// its maps. They are the caller's.
+	Load func(Preparer) (map[string]*ebpf.Program, error)
+	// Stream has a ring read that is not the events map of the source's object, until it is flushed and empty; then it is closed.
+	Stream func(Stream)
 	// Emit hands a block that is no record (an interface description, say) to
-	// the writer. It may be called from any goroutine until the source is closed.
+	// the writer. The comment of statistics is repeated at the next packet of their interface that is not older: programs that
+	// show captures show it there.
 	Emit func(pcapng.Block)
 	// Fail ends the capture with err: the source has nothing left to watch.
 	Fail func(err error)

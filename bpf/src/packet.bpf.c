@@ -18,7 +18,7 @@
 
 /* Packets by interface. Go: packet.counts. */
 struct counts {
-	__u64 seen;	    /* passed the hook in a direction that is recorded */
+	__u64 in, out;	    /* passed the hook, in a direction that is recorded */
 	__u64 received;	    /* matched the filter and, if one was asked for, the owner */
 	__u64 dropped;	    /* matched, but the ring had no room */
 	__u64 unattributed; /* matched the filter; the owner is unknown and one was asked for */
@@ -69,6 +69,14 @@ static __always_inline struct counts *counts_of(__u32 ifindex)
 	__u32 other = 0;
 
 	return c ? c : bpf_map_lookup_elem(&interfaces, &other);
+}
+
+static __always_inline void saw(struct counts *c, enum direction direction)
+{
+	if (direction == INGRESS)
+		c->in++;
+	else
+		c->out++;
 }
 
 /* The offset of the IP header behind an Ethernet header and up to two VLAN tags. */
@@ -239,7 +247,7 @@ static __always_inline int capture(struct __sk_buff *skb, enum direction directi
 		return TC_ACT_UNSPEC;
 	if (direction == EGRESS && skb->ifindex == LOOPBACK_IFINDEX && s->loopback_once)
 		return TC_ACT_UNSPEC;
-	c->seen++;
+	saw(c, direction);
 	if (!(l2 ? RUN_FILTER(filter_pcap_l2, skb) : RUN_FILTER(filter_pcap_l3, skb)))
 		return TC_ACT_UNSPEC;
 	if (s->owner) {
@@ -298,7 +306,7 @@ static __always_inline int keep(struct __sk_buff *skb, bool l2)
 		return 0;
 	if (direction == EGRESS && skb->ifindex == LOOPBACK_IFINDEX && s->loopback_once)
 		return 0;
-	c->seen++;
+	saw(c, direction);
 	if (!(l2 ? RUN_FILTER_NO_DATA(filter_pcap_l2, skb)
 		 : RUN_FILTER_NO_DATA(filter_pcap_l3, skb)))
 		return 0;

@@ -20,6 +20,7 @@ type Packet struct {
 	Data      string
 	Interface int // its number in the file
 	Direction int // 0 unknown, 1 in, 2 out
+	Comment   string
 }
 
 // Interface is one of a capture file.
@@ -28,8 +29,9 @@ type Interface struct {
 	Filter   string
 	LinkType int
 	Snaplen  int
-	// Counters of its statistics block by option code; nil without a block.
+	// Counters of its last statistics block by option code; nil without a block.
 	Statistics map[uint16]uint64
+	Comments   []string // of its statistics blocks
 }
 
 // File is what a capture file holds. Its last block may still be missing: captures are read while they grow.
@@ -96,10 +98,14 @@ func pcapng(b []byte) (f File, err error) {
 		case 1:
 			f.Interfaces = append(f.Interfaces, describe(body))
 		case 5:
-			f.Interfaces[le.Uint32(body)].Statistics = map[uint16]uint64{}
+			i := &f.Interfaces[le.Uint32(body)]
+			i.Statistics = map[uint16]uint64{}
 			for code, value := range options(body[12:]) {
-				if len(value) == 8 {
-					f.Interfaces[le.Uint32(body)].Statistics[code] = le.Uint64([]byte(value))
+				switch {
+				case code == 1:
+					i.Comments = append(i.Comments, value)
+				case len(value) == 8:
+					i.Statistics[code] = le.Uint64([]byte(value))
 				}
 			}
 		case 6:
@@ -127,9 +133,11 @@ func enhanced(body []byte) Packet {
 		Length:    int(le.Uint32(body[16:])),
 		Data:      string(body[20:][:caplen]),
 	}
-	if flags := options(body[20+(caplen+3)&^3:])[2]; len(flags) == 4 {
+	o := options(body[20+(caplen+3)&^3:])
+	if flags := o[2]; len(flags) == 4 {
 		p.Direction = int(flags[0] & 3)
 	}
+	p.Comment = o[1]
 	return p
 }
 

@@ -3,6 +3,9 @@
 package packet
 
 import (
+	"cmp"
+	"path"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -10,36 +13,104 @@ import (
 	"droidtap/android"
 )
 
-// choose returns the interfaces that names stand for, in the order of all: "any",
-// a name, or a number of -D's list. No name at all is "any". Interfaces that
-// cannot be captured on are an error where named, and not part of "any".
-func choose(names []string, all []android.Interface) (chosen []android.Interface, every bool, err error) {
-	wanted := map[string]bool{}
-	for _, name := range names {
-		name = unnumber(strings.TrimSpace(name), all)
-		ifc, found := find(name, all)
+// selection is what -i says: which interfaces are captured, of those that there are now or will be.
+type selection struct {
+	any      bool     // every one that is up
+	internet bool     // those that lead to the internet
+	names    []string // of these, up or not
+	globs    []string // those that are up with a name that matches
+}
+
+// internet is how -i names the interfaces that lead to the internet, as PCAPdroid does.
+const internet = "@inet"
+
+// choose reads the words of -i: "any", "@inet", a pattern, a name, or a number of -D's list. No word at all is "any". A name must
+// be one of all and one that can be captured on.
+func choose(words []string, all []android.Interface) (selection, error) {
+	s := selection{any: len(words) == 0}
+	for _, word := range words {
+		word = unnumber(strings.TrimSpace(word), all)
+		ifc, found := find(word, all)
 		switch {
-		case name == "any":
-			every = true
-			continue
-		case !found:
-			return nil, false, plugin.Usagef("there is no interface %q: there are %s, and any", name, joinNames(all, ", "))
-		case ifc.Framing() == android.Unsupported:
-			return nil, false, plugin.Usagef("interface %s has link type %d, which begins neither with an Ethernet nor with an IP header: it cannot be captured on",
+		case found && ifc.Framing() == android.Unsupported:
+			return s, plugin.Usagef("interface %s has link type %d, which begins neither with an Ethernet nor with an IP header: it cannot be captured on",
 				ifc.Name, ifc.Type)
+		case found:
+			if !slices.Contains(s.names, word) {
+				s.names = append(s.names, word)
+			}
+		case word == "any":
+			s.any = true
+		case word == internet:
+			s.internet = true
+		case strings.ContainsAny(word, `*?[\`):
+			if _, err := path.Match(word, ""); err != nil || strings.Contains(word, "/") {
+				return s, plugin.Usagef("interface pattern %q: it may have *, ? and [a-z], and no slash", word)
+			}
+			s.globs = append(s.globs, word)
+		default:
+			return s, plugin.Usagef("there is no interface %q: there are %s, any and %s; a pattern such as '%s*' waits for one",
+				word, joinNames(all, ", "), internet, word)
 		}
-		wanted[ifc.Name] = true
 	}
-	every = every || len(names) == 0
+	return s, nil
+}
+
+// takes tells whether an interface is captured; uplinks are the indexes of those that lead to the internet.
+func (s selection) takes(ifc android.Interface, uplinks []int) bool {
+	switch {
+	case ifc.Framing() == android.Unsupported:
+		return false
+	case slices.Contains(s.names, ifc.Name):
+		return true
+	case s.internet && slices.Contains(uplinks, ifc.Index):
+		return true
+	case !ifc.Up:
+		return false
+	case s.any:
+		return true
+	}
+	return slices.ContainsFunc(s.globs, func(glob string) bool {
+		match, _ := path.Match(glob, ifc.Name) // checked by choose
+		return match
+	})
+}
+
+// of returns the interfaces that are captured, in the order of all.
+func (s selection) of(all []android.Interface, uplinks []int) (taken []android.Interface) {
 	for _, ifc := range all {
-		if wanted[ifc.Name] || every && ifc.Up && ifc.Framing() != android.Unsupported {
-			chosen = append(chosen, ifc)
+		if s.takes(ifc, uplinks) {
+			taken = append(taken, ifc)
 		}
 	}
-	if len(chosen) == 0 {
-		return nil, every, plugin.Usagef("no interface is up: bring one up, or name one with -i")
+	return taken
+}
+
+// waits tells whether interfaces that are not there yet may be captured.
+func (s selection) waits() bool { return s.any || s.internet || len(s.globs) > 0 }
+
+// label names the selection for file names: "any", "wlan0", "wlan0+rmnet_data0", "rmnet", "inet".
+func (s selection) label() string {
+	var parts []string
+	if s.any {
+		parts = append(parts, "any")
 	}
-	return chosen, every, nil
+	if s.internet {
+		parts = append(parts, strings.TrimPrefix(internet, "@"))
+	}
+	plain := func(r rune) rune {
+		if strings.ContainsRune(`*?[]\`, r) {
+			return -1
+		}
+		return r
+	}
+	for _, glob := range s.globs {
+		parts = append(parts, strings.Map(plain, glob))
+	}
+	if s.any {
+		return parts[0]
+	}
+	return cmp.Or(strings.Join(append(parts, s.names...), "+"), "some")
 }
 
 func find(name string, all []android.Interface) (android.Interface, bool) {

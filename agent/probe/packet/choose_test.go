@@ -27,27 +27,40 @@ func names(of []android.Interface) string { return joinNames(of, " ") }
 
 func TestChoose(t *testing.T) {
 	for _, tc := range []struct {
-		rule  string
-		given []string
-		want  string
-		any   bool
-		err   string
+		rule    string
+		given   []string
+		uplinks []int
+		want    string
+		label   string
+		err     string
 	}{
-		{"no name is any: what is up and can be captured on", nil, "wlan0 rmnet_data0 lo", true, ""},
-		{"any", []string{"any"}, "wlan0 rmnet_data0 lo", true, ""},
-		{"a name", []string{"rmnet_data0"}, "rmnet_data0", false, ""},
-		{"several, each once", []string{"lo", "wlan0", "lo"}, "wlan0 lo", false, ""},
-		{"one that is down may be named", []string{"dummy0"}, "dummy0", false, ""},
-		{"any and one that is down", []string{"any", "dummy0"}, "wlan0 rmnet_data0 lo dummy0", true, ""},
-		{"numbers of -D's list", []string{"1", "4"}, "wlan0 lo", false, ""},
-		{"the number of any", []string{"3"}, "wlan0 rmnet_data0 lo", true, ""},
-		{"an unknown name", []string{"eth9"}, "", false, `there is no interface "eth9": there are wlan0, rmnet_data0, lo, dummy0, can0, and any`},
-		{"a number too high", []string{"7"}, "", false, `there is no interface "7"`},
-		{"an empty name", []string{""}, "", false, `there is no interface ""`},
-		{"a link type of neither kind", []string{"can0"}, "", false, "interface can0 has link type 280"},
+		{"no name is any: what is up and can be captured on", nil, nil, "wlan0 rmnet_data0 lo", "any", ""},
+		{"any", []string{"any"}, nil, "wlan0 rmnet_data0 lo", "any", ""},
+		{"a name", []string{"rmnet_data0"}, nil, "rmnet_data0", "rmnet_data0", ""},
+		{"several, each once", []string{"lo", "wlan0", "lo"}, nil, "wlan0 lo", "lo+wlan0", ""},
+		{"one that is down may be named", []string{"dummy0"}, nil, "dummy0", "dummy0", ""},
+		{"any and one that is down", []string{"any", "dummy0"}, nil, "wlan0 rmnet_data0 lo dummy0", "any", ""},
+		{"numbers of -D's list", []string{"1", "4"}, nil, "wlan0 lo", "wlan0+lo", ""},
+		{"the number of any", []string{"3"}, nil, "wlan0 rmnet_data0 lo", "any", ""},
+		{"a pattern", []string{"rmnet*"}, nil, "rmnet_data0", "rmnet", ""},
+		{"a pattern takes none that is down", []string{"*0"}, nil, "wlan0 rmnet_data0", "0", ""},
+		{"a pattern and a name", []string{"[rw]*", "dummy0"}, nil, "wlan0 rmnet_data0 dummy0", "rw+dummy0", ""},
+		{"a pattern that matches nothing yet", []string{"tun?"}, nil, "", "tun", ""},
+		{"a pattern without a letter", []string{"*"}, nil, "wlan0 rmnet_data0 lo", "some", ""},
+		{"what leads to the internet", []string{"@inet"}, []int{12}, "rmnet_data0", "inet", ""},
+		{"by two interfaces", []string{"@inet"}, []int{30, 12}, "wlan0 rmnet_data0", "inet", ""},
+		{"nothing does", []string{"@inet"}, nil, "", "inet", ""},
+		{"and others", []string{"@inet", "lo"}, []int{12}, "rmnet_data0 lo", "inet+lo", ""},
+		{"an interface that cannot be captured on leads there", []string{"@inet"}, []int{4}, "", "inet", ""},
+		{"an unknown name", []string{"eth9"}, nil, "", "", `there is no interface "eth9": there are wlan0, rmnet_data0, lo, dummy0, can0, any and @inet; a pattern such as 'eth9*' waits for one`},
+		{"a number too high", []string{"7"}, nil, "", "", `there is no interface "7"`},
+		{"an empty name", []string{""}, nil, "", "", `there is no interface ""`},
+		{"a link type of neither kind", []string{"can0"}, nil, "", "", "interface can0 has link type 280"},
+		{"a pattern that is none", []string{"wlan[0"}, nil, "", "", `interface pattern "wlan[0"`},
+		{"a pattern with a slash", []string{"a/*"}, nil, "", "", `interface pattern "a/*"`},
 	} {
 		t.Run(tc.rule, func(t *testing.T) {
-			got, any, err := choose(tc.given, phone)
+			got, err := choose(tc.given, phone)
 			if tc.err != "" {
 				if !plugin.IsUsage(err) || !strings.HasPrefix(err.Error(), tc.err) {
 					t.Fatalf("error %v, want usage error %q", err, tc.err)
@@ -57,19 +70,16 @@ func TestChoose(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if names(got) != tc.want || any != tc.any {
-				t.Errorf("%s (any %v), want %s (any %v)", names(got), any, tc.want, tc.any)
+			if n := names(got.of(phone, tc.uplinks)); n != tc.want || got.label() != tc.label {
+				t.Errorf("%s (label %s), want %s (label %s)", n, got.label(), tc.want, tc.label)
 			}
 		})
-	}
-	if _, _, err := choose(nil, phone[3:4]); !plugin.IsUsage(err) {
-		t.Errorf("any with nothing up: %v", err)
 	}
 }
 
 // compiledFor is an expression that fails on some framings.
 func compiledFor(chosen []android.Interface, errs map[android.Framing]error) compiled {
-	c := compiled{filters{wires: map[int]wire{}}, map[wire]error{}}
+	c := compiled{filters{wires: map[int]wire{}, of: map[wire]fitted{}}, map[wire]error{}}
 	for _, ifc := range chosen {
 		w := wire{framing: ifc.Framing()}
 		c.wires[ifc.Index] = w

@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -25,12 +26,27 @@ type wire struct {
 	netmask uint32 // of the IPv4 network, in host byte order; 0: none, or expr does not ask
 }
 
-// filters is an expression compiled for each wire that is captured on.
+// filters is an expression compiled for each wire that is captured on. Readers have it, so that it is changed only before
+// they do: see lane.change.
 type filters struct {
 	expr  string
 	wires map[int]wire // by ifindex
-	of    map[wire]filter.Filter
-	form  filter.Form // what the programs that were loaded last are in
+	of    map[wire]fitted
+}
+
+// fitted is an expression compiled for a wire, and the form of the programs that were loaded for it last.
+type fitted struct {
+	filter.Filter
+	form filter.Form
+}
+
+// exact tells whether the programs decide about every packet.
+func (f fitted) exact() bool { return f.Trivial() || f.Exact(f.form) }
+
+// clone copies what may be changed.
+func (f filters) clone() filters {
+	f.wires, f.of = maps.Clone(f.wires), maps.Clone(f.of)
+	return f
 }
 
 // compiled is an expression compiled for the wires of some interfaces; for some it may be impossible.
@@ -39,17 +55,29 @@ type compiled struct {
 	errs map[wire]error
 }
 
-// compileFor compiles expr for each of the interfaces. Its error is a usage error: the expression is wrong
+// wireOf tells what an expression has to be compiled for on an interface.
+func wireOf(expr string, ifc android.Interface) wire {
+	w := wire{framing: ifc.Framing()}
+	if strings.Contains(expr, "broadcast") {
+		w.netmask = netmask(ifc)
+	}
+	return w
+}
+
+// anyEthernet stands for interfaces that are not there yet.
+var anyEthernet = android.Interface{Name: "Ethernet", Type: 1}
+
+// compileFor compiles expr for each of the interfaces; for Ethernet where there is none. Its error is a usage error: the expression is wrong
 // on every interface.
 func compileFor(ctx context.Context, expr string, chosen []android.Interface) (compiled, error) {
-	c := compiled{filters{expr: expr, wires: map[int]wire{}, of: map[wire]filter.Filter{}}, map[wire]error{}}
+	c := compiled{filters{expr: expr, wires: map[int]wire{}, of: map[wire]fitted{}}, map[wire]error{}}
+	if len(chosen) == 0 {
+		chosen = []android.Interface{anyEthernet}
+	}
 	l2 := false
 	for _, ifc := range chosen {
-		w := wire{framing: ifc.Framing()}
+		w := wireOf(expr, ifc)
 		l2 = l2 || w.framing == android.L2
-		if strings.Contains(expr, "broadcast") {
-			w.netmask = netmask(ifc)
-		}
 		c.wires[ifc.Index] = w
 		if _, done := c.of[w]; done || c.errs[w] != nil {
 			continue
@@ -59,7 +87,7 @@ func compileFor(ctx context.Context, expr string, chosen []android.Interface) (c
 			c.errs[w] = err
 			continue
 		}
-		c.of[w] = f
+		c.of[w] = fitted{Filter: f}
 	}
 	if len(c.of) > 0 {
 		return c, nil
@@ -107,7 +135,7 @@ func (c compiled) usable(chosen []android.Interface, every bool) (kept []android
 		}
 		left = append(left, err.Error())
 	}
-	if len(kept) == 0 {
+	if len(kept) == 0 && len(left) > 0 {
 		return nil, nil, plugin.Usagef("%s", left[0])
 	}
 	return kept, left, nil
@@ -160,64 +188,53 @@ func (n needs) add(w wire, points ...point) {
 	}
 }
 
-// program names the program for a wire and point. The object has one for each framing; where
-// that needs several filters, copies of it hold the others.
-func (f *filters) program(w wire, at point) string {
+// program names the program for a wire and point. The object has one for each framing; copies of it hold what is compiled
+// with a netmask.
+func (w wire) program(at point) string {
 	name := programs[w.framing][at]
-	if n := slices.Index(f.ordered(), w); n > 0 && f.ordered()[n-1].framing == w.framing {
+	if w.netmask != 0 {
 		name += fmt.Sprintf("_%x", w.netmask)
 	}
 	return name
 }
 
 // at returns the form of programs at a point: the filter of a socket may not look at the packet directly.
-func (f *filters) at(at point) filter.Form {
+func (f fitted) at(at point) filter.Form {
 	if at == socket && f.form == filter.Hybrid {
 		return filter.LoadBytes
 	}
 	return f.form
 }
 
-// inject leaves in spec the programs that are needed only, each with its filter in form.
-func (f *filters) inject(spec *ebpf.CollectionSpec, n needs, form filter.Form) error {
-	f.form = form
+// inject leaves in spec the programs that are needed only, each with its filter in form, and tells whether they decide about
+// every packet.
+func (f *filters) inject(spec *ebpf.CollectionSpec, n needs, form filter.Form) (exact bool, err error) {
 	wanted := map[string]*ebpf.ProgramSpec{}
+	exact = true
 	for w, points := range n {
+		of := f.of[w]
+		of.form = form
+		f.of[w] = of
+		exact = exact && of.exact()
 		for _, at := range points {
 			p := spec.Programs[programs[w.framing][at]].Copy()
-			if err := f.of[w].Inject(p, filter.How{Form: f.at(at), Egress: at == egress}); err != nil {
-				return err
+			if err := of.Inject(p, filter.How{Form: of.at(at), Egress: at == egress}); err != nil {
+				return false, err
 			}
-			wanted[f.program(w, at)] = p
+			wanted[w.program(at)] = p
 		}
 	}
 	spec.Programs = wanted
-	return nil
-}
-
-// exact tells whether the programs decide about every packet.
-func (f *filters) exact() bool {
-	for _, of := range f.of {
-		if !of.Trivial() && !of.Exact(f.form) {
-			return false
-		}
-	}
-	return true
-}
-
-// trivial tells whether there is nothing to filter.
-func (f *filters) trivial() bool {
-	for _, of := range f.of {
-		if !of.Trivial() {
-			return false
-		}
-	}
-	return true
+	return exact, nil
 }
 
 // smaller returns the form for an attempt. The error is plugin.ErrSmallest.
-func (f *filters) smaller(forms []filter.Form, attempt int) (filter.Form, error) {
-	if attempt >= len(forms) || attempt > 0 && f.trivial() {
+func (f *filters) smaller(n needs, forms []filter.Form, attempt int) (filter.Form, error) {
+	trivial := true
+	for w := range n {
+		trivial = trivial && f.of[w].Trivial()
+	}
+	if attempt >= len(forms) || attempt > 0 && trivial {
 		return 0, plugin.ErrSmallest
 	}
 	return forms[attempt], nil

@@ -90,7 +90,7 @@ func (s *source) formHere() (form filter.Form, unknown string) {
 		coll, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{Programs: ebpf.ProgramOptions{LogDisabled: true}})
 		if err == nil {
 			coll.Close()
-			return s.classifiers.filters.form, ""
+			return s.classifiers.filters.of[s.classifiers.filters.ordered()[0]].form, ""
 		}
 	}
 	return s.forms[0], "; this kernel takes none of the programs"

@@ -21,7 +21,7 @@ func running(t *testing.T, expr string, form filter.Form) filters {
 		t.Fatal(err)
 	}
 	w := wire{framing: android.L3}
-	return filters{expr: expr, form: form, wires: map[int]wire{rawIndex: w}, of: map[wire]filter.Filter{w: f}}
+	return filters{expr: expr, wires: map[int]wire{rawIndex: w}, of: map[wire]fitted{w: {f, form}}}
 }
 
 // TestJudge has three filters, the one after the other at the times 100 and 200, and records of any time: what the

@@ -6,9 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"slices"
+	"time"
 
 	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
 
 	"droidtap/agent/pcapng"
 	"droidtap/agent/plugin"
@@ -25,8 +26,11 @@ type settings struct {
 
 // counts mirrors struct counts of bpf/src/packet.bpf.c: packets of one interface.
 type counts struct {
-	Seen, Received, Dropped, Unattributed uint64
+	In, Out, Received, Dropped, Unattributed uint64
 }
+
+// mostInterfaces is how many can be captured at a time, those that left within the last second included.
+const mostInterfaces = 255
 
 // fillMaps writes what the programs read: settings, interfaces, uids. wakeup and
 // snaplen are in bytes. Maps that no program of spec uses are left out.
@@ -46,19 +50,13 @@ func (s *source) fillMaps(spec *ebpf.CollectionSpec, wakeup, snaplen uint32) err
 		spec.Maps["settings"].Contents = []ebpf.MapKV{{Key: uint32(0), Value: set}}
 	}
 
-	cpus, err := ebpf.PossibleCPU()
-	if err != nil {
+	var err error
+	if s.cpus, err = ebpf.PossibleCPU(); err != nil {
 		return fmt.Errorf("count the processors: %w", err)
 	}
 	interfaces := spec.Maps["interfaces"]
-	add := func(ifindex int) {
-		interfaces.Contents = append(interfaces.Contents, ebpf.MapKV{Key: uint32(ifindex), Value: make([]counts, cpus)})
-	}
-	add(0) // what no interface claims
-	for _, ifc := range s.chosen {
-		add(ifc.Index)
-	}
-	interfaces.MaxEntries = uint32(len(interfaces.Contents))
+	interfaces.MaxEntries = mostInterfaces + 1
+	interfaces.Contents = []ebpf.MapKV{{Key: uint32(0), Value: make([]counts, s.cpus)}} // what no interface claims
 
 	uids := spec.Maps["uids"]
 	for _, uid := range s.uids {
@@ -86,68 +84,133 @@ func dropUnused(spec *ebpf.CollectionSpec) {
 }
 
 func (c counts) plus(d counts) counts {
-	return counts{c.Seen + d.Seen, c.Received + d.Received, c.Dropped + d.Dropped, c.Unattributed + d.Unattributed}
+	return counts{c.In + d.In, c.Out + d.Out, c.Received + d.Received, c.Dropped + d.Dropped, c.Unattributed + d.Unattributed}
 }
 
-// socketCounts returns, by ifindex, what is counted of packet sockets outside of their programs.
-func (s *source) socketCounts() (map[uint32]counts, error) {
-	all := map[uint32]counts{}
-	for _, r := range s.open {
-		dropped, err := r.Dropped()
-		if err != nil {
-			return nil, fmt.Errorf("read the counters of the packet socket on %s: %w", r.ifc.Name, err)
-		}
-		all[uint32(r.ifc.Index)] = counts{Dropped: dropped, Unattributed: r.owners.unknown()}
+// countIndex begins to count an interface's packets.
+func (s *source) countIndex(index int) error {
+	err := s.interfaces.Update(uint32(index), make([]counts, s.cpus), ebpf.UpdateNoExist)
+	switch {
+	case errors.Is(err, ebpf.ErrKeyExist):
+		return nil
+	case errors.Is(err, unix.E2BIG):
+		return fmt.Errorf("%d interfaces are captured, which is the most", mostInterfaces)
+	case err != nil:
+		return fmt.Errorf("count packets of interface %d: %w", index, err)
 	}
-	return all, nil
+	return nil
+}
+
+// counted returns what the programs counted of an index.
+func (s *source) counted(index uint32) (sum counts, err error) {
+	var cpus []counts
+	if err := s.interfaces.Lookup(index, &cpus); err != nil {
+		return sum, fmt.Errorf("read the counters of interface %d: %w", index, err)
+	}
+	for _, c := range cpus {
+		sum = sum.plus(c)
+	}
+	return sum, nil
+}
+
+// settle is how long after it was taken off a program may still run on another processor, and count.
+const settle = time.Second
+
+// fold forgets the indexes that left, once nothing comes of them any more.
+func (s *source) fold(now time.Duration) error {
+	var errs []error
+	for index, left := range s.ports.left {
+		if !left.folded && now-left.at >= settle {
+			errs = append(errs, s.foldIndex(index, s.ports.of(index)))
+			s.ports.left[index] = departure{left.at, true}
+		}
+		// The readers may be behind for as long as nobody takes what they write: they know the index for that long.
+		if now-left.at < longest {
+			continue
+		}
+		s.ports.forget(index)
+		for _, l := range s.lanes() {
+			f := l.filters.clone()
+			delete(f.wires, int(index))
+			l.change(f)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// foldIndex forgets what was counted of an index, which is to be another interface's.
+func (s *source) foldIndex(index uint32, of *port) error {
+	sum, err := s.counted(index)
+	if errors.Is(err, ebpf.ErrKeyNotExist) {
+		return nil
+	}
+	if err == nil {
+		of.gone = of.gone.plus(sum)
+		err = s.interfaces.Delete(index)
+	}
+	return err
+}
+
+// total returns what was counted of an interface.
+func (s *source) total(p *port) (sum counts, err error) {
+	sum = p.gone
+	var errs []error
+	if now := s.ports.byIndex.Load(); now != nil {
+		for index, of := range *now {
+			if of != p {
+				continue
+			}
+			c, err := s.counted(index)
+			if err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+				errs = append(errs, err)
+			}
+			sum = sum.plus(c)
+		}
+	}
+	for r := range p.rings {
+		c, err := r.counts()
+		errs = append(errs, err)
+		sum = sum.plus(c)
+	}
+	return sum, errors.Join(errs...)
+}
+
+// statistics returns what was counted of an interface, for the file.
+func (s *source) statistics(p *port) (st pcapng.Statistics, sum counts, refused uint64, err error) {
+	// Before the kernel's counters: each packet was counted there first.
+	refused = p.refused.Load()
+	sum, err = s.total(p)
+	return pcapng.Statistics{
+		Interface: p.number,
+		Received:  sum.In + sum.Out,
+		Accepted:  sum.Received - min(refused, sum.Received),
+		Dropped:   sum.Dropped,
+	}, sum, refused, err
 }
 
 // Counts reads what the programs counted.
-func (s *source) Counts(coll *ebpf.Collection) (plugin.Counts, error) {
-	// Before the kernel's counters: each packet was counted there first.
-	refusals := map[uint32]uint64{}
-	for _, l := range s.lanes() {
-		for index, n := range l.decoder.refused {
-			refusals[index] += n.Load()
-		}
-	}
-	sockets, err := s.socketCounts()
-	if err != nil {
-		return plugin.Counts{}, err
-	}
-	perIndex := map[uint32]counts{}
-	var index uint32
-	var cpus []counts
-	it := coll.Maps["interfaces"].Iterate()
-	for it.Next(&index, &cpus) {
-		var sum counts
-		for _, c := range cpus {
-			sum = sum.plus(c)
-		}
-		perIndex[index] = sum.plus(sockets[index])
-	}
-	if err := it.Err(); err != nil {
-		return plugin.Counts{}, fmt.Errorf("read the counters: %w", err)
-	}
+func (s *source) Counts(*ebpf.Collection) (plugin.Counts, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	var total plugin.Counts
-	for _, index := range slices.Sorted(maps.Keys(perIndex)) {
-		c := perIndex[index]
-		refused := refusals[index]
-		total.Received += c.Received
+	var errs []error
+	for _, p := range s.ports.all() {
+		st, sum, refused, err := s.statistics(p)
+		errs = append(errs, err)
+		total.Received += sum.Received
 		total.Refused += refused
-		total.Dropped += c.Dropped
-		total.Unattributed += c.Unattributed
-		if index != 0 {
-			total.Interfaces = append(total.Interfaces, pcapng.Statistics{
-				Ifindex:  int(index),
-				Received: c.Seen,
-				Accepted: c.Received - refused,
-				Dropped:  c.Dropped,
-			})
+		total.Dropped += sum.Dropped
+		total.Unattributed += sum.Unattributed
+		total.Interfaces = append(total.Interfaces, st)
+		if p.gap.Times > 0 || p.gap.Switches > 0 {
+			total.Gaps = append(total.Gaps, p.gap)
 		}
 	}
-	if stray := perIndex[0].Received; stray > 0 {
-		return total, errors.New("packets came from an interface that was not attached to")
+	stray, err := s.counted(0)
+	if errs = append(errs, err); stray.Received > 0 {
+		errs = append(errs, errors.New("packets came from an interface that was not attached to"))
 	}
-	return total, nil
+	total.Received += stray.Received
+	total.Dropped += stray.Dropped
+	return total, errors.Join(errs...)
 }

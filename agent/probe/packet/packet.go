@@ -1,22 +1,23 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package packet is the probe that captures packets: classifiers on chosen
-// interfaces, a pcap-filter expression in them, and the records they send.
+// interfaces as they come and go, a pcap-filter expression in them, and the records they send.
 package packet
 
 import (
 	"fmt"
 	"log/slog"
 	"os"
+	"sync"
 
 	"github.com/cilium/ebpf"
 	"github.com/urfave/cli/v2"
 
 	"droidtap/agent/filter"
-	"droidtap/agent/hook"
 	"droidtap/agent/pcapng"
 	"droidtap/agent/plan"
 	"droidtap/agent/plugin"
+	"droidtap/agent/rtnl"
 	"droidtap/android"
 )
 
@@ -34,13 +35,19 @@ func init() {
 // source is the packet probe configured for one capture.
 type source struct {
 	options
-	any         bool // asked for by no name
-	chosen      []android.Interface
-	left        []string // why an interface of "any" was left out
+	selection selection
+	chosen    []android.Interface // of the selection, at the start
+	left      []string            // why others of it were left out then
+
+	mu          sync.Mutex // of what follows, once it is attached
 	classifiers lane
 	sockets     lane
-	open        []*ring  // the sockets of that lane
-	hooked      []hooked // in the order of the attach
+	ports       ports
+	taps        []*tap                   // in the order in which they were attached
+	programs    map[string]*ebpf.Program // by name, loaded and not closed
+	interfaces  *ebpf.Map                // of the programs: what they count
+	cpus        int                      // that they count on
+	changes     int                      // of taps
 }
 
 // lane is the way of packets through programs of one kind: what they filter, and what becomes of their records.
@@ -49,12 +56,12 @@ type lane struct {
 	decoder decoder
 }
 
-// hooked is a program at its place.
-type hooked struct {
-	hook.Attachment
-	ifc  android.Interface
-	at   point
-	prog *ebpf.Program
+// change gives readers other filters with the same expression.
+func (l *lane) change(to filters) {
+	l.filters = to
+	j := *l.decoder.judge.Load()
+	j.now = to
+	l.decoder.judge.Store(&j)
 }
 
 func fromFlags(c *cli.Context) (plugin.Source, error) {
@@ -67,41 +74,52 @@ func fromFlags(c *cli.Context) (plugin.Source, error) {
 		return nil, fmt.Errorf("list network interfaces: %w", err)
 	}
 	s := &source{options: o}
-	if s.chosen, s.any, err = choose(o.names, all); err != nil {
+	if s.selection, err = choose(o.names, all); err != nil {
 		return nil, err
 	}
-	if err := android.CheckNamespace(s.chosen); err != nil {
+	if err := android.CheckNamespace(all); err != nil {
 		return nil, plugin.Usagef("%w", err)
+	}
+	uplinks, err := s.uplinks()
+	if err != nil {
+		return nil, err
+	}
+	s.chosen = s.selection.of(all, uplinks)
+	if s.selection.any && len(s.chosen) == 0 {
+		return nil, plugin.Usagef("no interface is up: bring one up, or name one with -i")
 	}
 	compiled, err := compileFor(c.Context, o.expr, s.chosen)
 	if err != nil {
 		return nil, err
 	}
-	s.classifiers.filters, s.sockets.filters = compiled.filters, compiled.filters
-	if s.chosen, s.left, err = compiled.usable(s.chosen, s.any); err != nil {
+	s.classifiers.filters, s.sockets.filters = compiled.filters, compiled.filters.clone()
+	if s.chosen, s.left, err = compiled.usable(s.chosen, s.selection.waits()); err != nil {
 		return nil, err
 	}
 	return s, nil
 }
 
-// lanes returns those that are in use.
-func (s *source) lanes() []*lane {
-	var used []*lane
-	for _, l := range []*lane{&s.classifiers, &s.sockets} {
-		if l.decoder.judge != nil {
-			used = append(used, l)
-		}
+// uplinks returns the indexes of the interfaces that lead to the internet, if that was asked for: for the first of the
+// apps that are captured, since a VPN may be there for some.
+func (s *source) uplinks() ([]int, error) {
+	if !s.selection.internet {
+		return nil, nil
 	}
-	return used
+	uid := uint32(shellUID)
+	if len(s.uids) > 0 {
+		uid = s.uids[0]
+	}
+	return rtnl.Internet(uid)
 }
 
-// Label names the capture for file names: "any", "wlan0", "wlan0+rmnet_data0".
-func (s *source) Label() string {
-	if s.any {
-		return "any"
-	}
-	return joinNames(s.chosen, "+")
-}
+// shellUID is an owner like any app to Android's routes: AID_SHELL of android_filesystem_config.h.
+const shellUID = 2000
+
+// lanes returns both.
+func (s *source) lanes() []*lane { return []*lane{&s.classifiers, &s.sockets} }
+
+// Label names the capture for file names.
+func (s *source) Label() string { return s.selection.label() }
 
 // linkTypes says how packets of a framing are written. Their program handles
 // only those, so there is no other.
@@ -113,43 +131,53 @@ var linkTypes = map[android.Framing]pcapng.LinkType{
 // Prepare leaves only the programs that will be attached, with settings, filter
 // and maps for these interfaces and uids.
 func (s *source) Prepare(spec *ebpf.CollectionSpec, t plugin.Target) error {
-	if t.Plan.Hooks[0] == plan.Packet {
-		return s.prepareSockets(spec, t)
-	}
+	s.classifiers.decoder = newDecoder(newClock(t.Plan.Clock), s.snaplen, &s.ports, s.classifiers.filters)
+	s.sockets.decoder = newDecoder(wallClock(), s.snaplen, &s.ports, s.sockets.filters)
 	n := needs{}
+	if t.Plan.Hooks[0] == plan.Packet {
+		for w := range s.sockets.filters.of {
+			n.add(w, socket)
+		}
+		return s.prepare(&s.sockets.filters, n, spec, t, s.socketSnaplen())
+	}
+	f := &s.classifiers.filters
 	for _, ifc := range s.chosen {
-		n.add(s.classifiers.filters.wires[ifc.Index], s.points(ifc)...)
+		n.add(f.wires[ifc.Index], s.points(ifc)...)
 	}
-	if err := s.prepare(&s.classifiers, n, spec, t, s.snaplen); err != nil {
-		return err
+	if len(n) == 0 { // the kernel's answer is wanted now, and the maps
+		for w := range f.of {
+			n.add(w, s.points(anyEthernet)...)
+		}
 	}
-	s.classifiers.decoder = newDecoder(newClock(t.Plan.Clock), s.snaplen, s.chosen, s.classifiers.filters)
-	return nil
+	return s.prepare(f, n, spec, t, s.snaplen)
 }
 
-// prepare injects the filters of a lane into the programs that are needed, which are to record snaplen bytes.
-func (s *source) prepare(l *lane, n needs, spec *ebpf.CollectionSpec, t plugin.Target, snaplen uint32) error {
-	form, err := l.filters.smaller(s.forms, t.Attempt)
+// prepare injects filters into the programs that are needed, which are to record snaplen bytes.
+func (s *source) prepare(f *filters, n needs, spec *ebpf.CollectionSpec, t plugin.Target, snaplen uint32) error {
+	form, err := f.smaller(n, s.forms, t.Attempt)
 	if err != nil {
 		return err
 	}
-	if err := l.filters.inject(spec, n, form); err != nil {
+	exact, err := f.inject(spec, n, form)
+	if err != nil {
 		return err
 	}
-	if !l.filters.exact() {
+	if !exact {
 		snaplen = maxSnaplen // the filter behind the kernel may look anywhere
 	}
 	return s.fillMaps(spec, uint32(t.Wakeup), snaplen)
 }
 
-// sayForm tells how the filter runs at a point.
-func (s *source) sayForm(f *filters, at point, log *slog.Logger) {
+// sayForm tells how a lane's filters run at a point.
+func (s *source) sayForm(f filters, at point, log *slog.Logger) {
+	behind := false
 	for _, w := range f.ordered() {
 		if of := f.of[w]; !of.Trivial() {
-			log.Info(fmt.Sprintf("filter for %v in %s", w.framing, of.Describe(f.at(at))))
+			log.Info(fmt.Sprintf("filter for %v in %s", w.framing, of.Describe(of.at(at))))
+			behind = behind || of.form == filter.Agent
 		}
 	}
-	if f.form == filter.Agent && len(s.forms) > 1 {
+	if behind && len(s.forms) > 1 {
 		log.Warn("the kernel takes no program for this expression: the agent filters behind it, which costs much more; a shorter expression avoids that")
 	}
 }
@@ -172,16 +200,6 @@ func (s *source) points(ifc android.Interface) []point {
 		points = append(points, egress)
 	}
 	return points
-}
-
-func (s *source) describe(ifc android.Interface) *pcapng.Interface {
-	return &pcapng.Interface{
-		Index:    ifc.Index,
-		Name:     ifc.Name,
-		LinkType: linkTypes[ifc.Framing()],
-		Snaplen:  s.snaplen,
-		Filter:   s.expr,
-	}
 }
 
 // Decode makes a packet of a record, or nil where the filter leaves it out behind the kernel.

@@ -10,7 +10,6 @@ import (
 
 	"droidtap/agent/filter"
 	"droidtap/agent/pcapng"
-	"droidtap/android"
 )
 
 // event mirrors struct event of bpf/src/agent.h: what stands before the packet's
@@ -73,27 +72,16 @@ func (e event) put(to []byte) {
 type decoder struct {
 	clock   clock
 	snaplen int
-	l2      map[uint32]bool // by ifindex: its packets begin with an Ethernet header
+	ports   *ports
 	judge   *atomic.Pointer[judge]
-	refused map[uint32]*atomic.Uint64 // by ifindex: packets that the filter left out here
 	// admits tells whether a packet that the filter matches belongs to one of the owners that
 	// were asked for, and sets its UID. nil: the kernel has seen to that.
 	admits func(*event, []byte) bool
 }
 
-func newDecoder(c clock, snaplen uint32, chosen []android.Interface, now filters) decoder {
-	d := decoder{
-		clock:   c,
-		snaplen: int(snaplen),
-		l2:      map[uint32]bool{},
-		judge:   &atomic.Pointer[judge]{},
-		refused: map[uint32]*atomic.Uint64{},
-	}
+func newDecoder(c clock, snaplen uint32, of *ports, now filters) decoder {
+	d := decoder{clock: c, snaplen: int(snaplen), ports: of, judge: &atomic.Pointer[judge]{}}
 	d.judge.Store(&judge{now: now})
-	for _, ifc := range chosen {
-		d.l2[uint32(ifc.Index)] = ifc.Framing() == android.L2
-		d.refused[uint32(ifc.Index)] = &atomic.Uint64{}
-	}
 	return d
 }
 
@@ -111,7 +99,7 @@ type judge struct {
 func (j *judge) keeps(e event, packet []byte) bool {
 	exact := true
 	for i := j; i != nil; i = i.older(e) {
-		exact = exact && i.now.exact()
+		exact = exact && i.now.exact(e)
 	}
 	for i := j; i != nil && !exact; i = i.older(e) {
 		if i.now.matches(e, packet) {
@@ -148,6 +136,12 @@ const (
 	settling = 100 * time.Millisecond
 )
 
+// exact tells whether the programs have decided about a record's packet.
+func (f *filters) exact(e event) bool {
+	of, known := f.of[f.wires[int(e.Ifindex)]]
+	return !known || of.exact()
+}
+
 func (f *filters) matches(e event, packet []byte) bool {
 	of, known := f.of[f.wires[int(e.Ifindex)]]
 	return known && of.Match(packet, filter.Meta{
@@ -182,21 +176,21 @@ func (d *decoder) decode(raw []byte) (*pcapng.Packet, error) {
 	if !ok || uint64(e.Caplen) > uint64(len(raw)-eventSize) {
 		return nil, fmt.Errorf("record of %d bytes is cut short", len(raw))
 	}
-	l2, known := d.l2[e.Ifindex]
-	if !known {
+	port := d.ports.of(e.Ifindex)
+	if port == nil {
 		return nil, fmt.Errorf("record of interface index %d, which is not captured on", e.Ifindex)
 	}
 	bytes := raw[eventSize:][:e.Caplen]
 	if !d.judge.Load().keeps(e, bytes) || d.admits != nil && !d.admits(&e, bytes) {
-		d.refused[e.Ifindex].Add(1)
+		port.refused.Add(1)
 		return nil, nil
 	}
 	p := &pcapng.Packet{
-		Ifindex: int(e.Ifindex),
-		Time:    d.clock.wall(e.Time),
-		Data:    bytes[:min(len(bytes), d.snaplen)],
-		Length:  e.Len,
-		UID:     e.UID,
+		Interface: port.number,
+		Time:      d.clock.wall(e.Time),
+		Data:      bytes[:min(len(bytes), d.snaplen)],
+		Length:    e.Len,
+		UID:       e.UID,
 	}
 	switch e.Direction {
 	case recordIngress:
@@ -204,7 +198,7 @@ func (d *decoder) decode(raw []byte) (*pcapng.Packet, error) {
 	case recordEgress:
 		p.Direction = pcapng.Outbound
 	}
-	if e.VlanProto != [2]byte{} && l2 && len(p.Data) >= macs {
+	if e.VlanProto != [2]byte{} && port.linkType == pcapng.Ethernet && len(p.Data) >= macs {
 		// The event before the bytes has been read: its last four bytes make room.
 		tagged := raw[eventSize-vlanTag:][:len(p.Data)+vlanTag]
 		copy(tagged, p.Data[:macs])

@@ -16,55 +16,70 @@ import (
 	"droidtap/agent/hook"
 	"droidtap/agent/pcapng"
 	"droidtap/agent/plugin"
+	"droidtap/android"
 )
 
 // change is an expression that is to take the place of the one that runs.
 type change struct {
 	*source
-	next filters
-	log  *slog.Logger
+	next    filters
+	made    int // source.changes then
+	needs   needs
+	snaplen uint32
+	log     *slog.Logger
 }
 
 // Refilter compiles expr for the interfaces of the capture. Where it can match no packet of some of them, nothing is
 // captured there.
 func (s *source) Refilter(ctx context.Context, expr string) (plugin.Change, error) {
-	c, err := compileFor(ctx, expr, s.chosen)
+	ch := &change{source: s, snaplen: s.snaplen, needs: needs{}}
+	var ifcs []android.Interface
+	points := map[int][]point{}
+	s.mu.Lock()
+	ch.made = s.changes
+	for _, t := range s.taps {
+		ifcs = append(ifcs, t.ifc)
+		for _, h := range t.hooked {
+			points[t.ifc.Index] = append(points[t.ifc.Index], h.at)
+		}
+	}
+	s.mu.Unlock()
+	c, err := compileFor(ctx, expr, ifcs)
 	if err != nil {
 		return nil, err
 	}
-	for _, ifc := range s.chosen {
+	for _, ifc := range ifcs {
 		w := c.wires[ifc.Index]
 		switch err := c.errs[w]; {
 		case errors.Is(err, filter.ErrRejectsAll):
-			c.of[w] = filter.RejectAll(expr, linkTypes[w.framing])
+			c.of[w] = fitted{Filter: filter.RejectAll(expr, linkTypes[w.framing])}
 		case err != nil:
 			return nil, plugin.Usagef("%s: %w", without(ifc), err)
 		}
+		ch.needs.add(w, points[ifc.Index]...)
+		if slices.Contains(points[ifc.Index], socket) {
+			ch.snaplen = s.socketSnaplen()
+		}
 	}
-	return &change{source: s, next: c.filters}, nil
+	ch.next = c.filters
+	return ch, nil
 }
 
 // Prepare injects the new filter into the programs for what is attached.
 func (c *change) Prepare(spec *ebpf.CollectionSpec, t plugin.Target) error {
 	c.log = t.Log
-	n := needs{}
-	snaplen := c.snaplen
-	for _, h := range c.hooked {
-		n.add(c.next.wires[h.ifc.Index], h.at)
-		if h.at == socket {
-			snaplen = c.socketSnaplen()
-		}
-	}
-	l := lane{filters: c.next}
-	err := c.prepare(&l, n, spec, t, snaplen)
-	c.next = l.filters
-	return err
+	return c.prepare(&c.next, c.needs, spec, t, c.snaplen)
 }
 
 // Commit puts the new programs in the place of the old ones, hook after hook. Where somebody has taken a hook away
-// nothing runs, which the end of the capture reports.
+// nothing runs until it is mended, with the new one.
 func (c *change) Commit(coll *ebpf.Collection, emit func(pcapng.Block)) error {
 	s := c.source
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.changes != c.made {
+		return plugin.ErrOutdated
+	}
 	// While both run, a record may be of either.
 	var old []*judge
 	for _, l := range s.lanes() {
@@ -72,52 +87,82 @@ func (c *change) Commit(coll *ebpf.Collection, emit func(pcapng.Block)) error {
 		old = append(old, j)
 		l.decoder.judge.Store(&judge{now: c.next, before: j, until: math.MaxUint64})
 	}
-	for i, h := range s.hooked {
-		err := h.Update(c.program(coll, h))
-		if err == nil || errors.Is(err, hook.ErrLost) {
-			continue
-		}
-		errs := []error{err}
-		for _, h := range slices.Backward(s.hooked[:i]) {
-			if err := h.Update(h.prog); !errors.Is(err, hook.ErrLost) {
-				errs = append(errs, err)
-			}
-		}
+	if err := c.swap(coll); err != nil {
 		for n, l := range s.lanes() {
 			tried := &judge{now: c.next, before: old[n], until: math.MaxUint64}
 			l.decoder.judge.Store(&judge{now: l.filters, before: tried, until: l.decoder.stamp() + uint64(settling)})
 		}
-		return errors.Join(errs...)
-	}
-	for i, h := range s.hooked {
-		s.hooked[i].prog = c.program(coll, h)
+		return err
 	}
 	for n, l := range s.lanes() {
-		l.decoder.judge.Store(&judge{now: c.next, before: old[n], until: l.decoder.stamp() + uint64(settling)})
-		l.filters = c.next
+		l.filters = c.next.clone()
+		l.decoder.judge.Store(&judge{now: l.filters, before: old[n], until: l.decoder.stamp() + uint64(settling)})
 	}
+	for _, prog := range s.programs {
+		prog.Close() // those of the old filter
+	}
+	s.programs, coll.Programs = coll.Programs, nil
 	s.sayLanes(plugin.Target{Log: c.log})
-	c.note(coll, emit)
+	c.note(emit)
 	return nil
 }
 
-// program returns the new program for a hook.
-func (c *change) program(coll *ebpf.Collection, h hooked) *ebpf.Program {
-	return coll.Programs[c.next.program(c.next.wires[h.ifc.Index], h.at)]
+// swap updates all hooks, or none.
+func (c *change) swap(coll *ebpf.Collection) error {
+	var done []*hooked
+	for _, t := range c.taps {
+		for i := range t.hooked {
+			h := &t.hooked[i]
+			err := h.Update(coll.Programs[c.next.wires[t.ifc.Index].program(h.at)])
+			if err == nil || errors.Is(err, hook.ErrLost) {
+				done = append(done, h)
+				continue
+			}
+			errs := []error{err}
+			for _, h := range slices.Backward(done) {
+				if err := h.Update(h.prog); !errors.Is(err, hook.ErrLost) {
+					errs = append(errs, err)
+				}
+			}
+			return errors.Join(errs...)
+		}
+	}
+	for _, t := range c.taps {
+		t.wire = c.next.wires[t.ifc.Index]
+		for i := range t.hooked {
+			h := &t.hooked[i]
+			h.prog = coll.Programs[t.wire.program(h.at)]
+		}
+	}
+	return nil
 }
 
 // note writes into the file, for each interface, from when on the new filter holds, with the counters so far.
-func (c *change) note(coll *ebpf.Collection, emit func(pcapng.Block)) {
-	counts, _ := c.Counts(coll) // what fails here fails at the end again, and is reported then
-	for _, ifc := range c.chosen {
-		note := pcapng.Statistics{Ifindex: ifc.Index}
-		for _, s := range counts.Interfaces {
-			if s.Ifindex == ifc.Index {
-				note = s
-			}
+func (c *change) note(emit func(pcapng.Block)) {
+	now := time.Now().UnixNano()
+	for _, t := range c.taps {
+		st, _, _, _ := c.statistics(t.port) // what fails here fails at the end again, and is reported then
+		st.Time, st.Comment = now, "from here on the filter is: "+c.next.expr
+		emit(&st)
+	}
+}
+
+// sayLanes tells of each lane that is in use how it filters.
+func (s *source) sayLanes(t plugin.Target) {
+	used := map[point]bool{}
+	for _, tap := range s.taps {
+		for _, h := range tap.hooked {
+			used[h.at] = true
 		}
-		note.Time = time.Now().UnixNano()
-		note.Comment = "from here on the filter is: " + c.next.expr
-		emit(&note)
+	}
+	if used[ingress] || used[egress] {
+		s.sayForm(s.classifiers.filters, ingress, t.Log)
+	}
+	if used[socket] {
+		s.sayForm(s.sockets.filters, socket, t.Log)
+	}
+	if used[socket] && len(s.uids) > 0 {
+		t.Log.Warn("a packet socket does not tell the owner of a packet: the kernel is asked for its socket afterwards; " +
+			"packets of a socket that was closed before are left out and counted")
 	}
 }

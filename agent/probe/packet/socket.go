@@ -9,7 +9,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/cilium/ebpf"
 	"github.com/vishvananda/netlink"
 
 	"droidtap/agent/afpacket"
@@ -31,19 +30,6 @@ const (
 	ownerHead = 256
 )
 
-// prepareSockets leaves the programs of packet sockets only.
-func (s *source) prepareSockets(spec *ebpf.CollectionSpec, t plugin.Target) error {
-	n := needs{}
-	for _, ifc := range s.chosen {
-		n.add(s.sockets.filters.wires[ifc.Index], socket)
-	}
-	if err := s.prepare(&s.sockets, n, spec, t, s.socketSnaplen()); err != nil {
-		return err
-	}
-	s.sockets.decoder = newDecoder(wallClock(), s.snaplen, s.chosen, s.sockets.filters)
-	return nil
-}
-
 // socketSnaplen returns how many bytes of a packet come from a socket.
 func (s *source) socketSnaplen() uint32 {
 	if len(s.uids) > 0 {
@@ -52,59 +38,55 @@ func (s *source) socketSnaplen() uint32 {
 	return s.snaplen
 }
 
-// socketPrograms are the programs of packet sockets, loaded when the first one is needed.
-type socketPrograms struct{ *source }
-
-// Prepare is the source's own for a plan that has nothing but packet sockets.
-func (p socketPrograms) Prepare(spec *ebpf.CollectionSpec, t plugin.Target) error {
-	return p.prepareSockets(spec, t)
-}
-
 // attachSocket opens a packet socket on an interface.
-func (s *source) attachSocket(a *attachment, coll *ebpf.Collection, t plugin.Target, ifc android.Interface) error {
-	f := &s.sockets.filters
-	name := f.program(f.wires[ifc.Index], socket)
-	if coll.Programs[name] == nil {
-		if err := t.Load(socketPrograms{s}); err != nil {
-			return fmt.Errorf("attach %s to %s: %w", plan.Packet, ifc.Name, err)
-		}
+func (k *keeper) attachSocket(t *tap) error {
+	ifc := t.ifc
+	prog, err := k.program(&k.sockets, t.wire, socket)
+	if err != nil {
+		return fmt.Errorf("attach %s to %s: %w", plan.Packet, ifc.Name, err)
 	}
-	options := afpacket.Options{
-		Ifindex: ifc.Index,
-		Name:    ifc.Name,
-		Buffer:  max(t.Buffer/len(s.chosen), min(t.Buffer, leastRing)),
-		Snaplen: min(int(s.socketSnaplen()), largest(ifc)),
-		Retire:  retire,
-	}
-	switch {
-	case len(s.uids) > 0:
-		options.Retire = retireOwner
-	case t.Wakeup == 0:
-		options.Retire = retireSoon
-	}
-	if !f.exact() {
-		options.Snaplen = largest(ifc)
-	}
-	r := &ring{ifc: ifc, decoder: s.sockets.decoder}
-	if len(s.uids) > 0 {
-		o, err := newOwners(s.uids, ifc, t.Log)
+	r := &ring{source: k.source, port: t.port, ifc: ifc, decoder: k.sockets.decoder}
+	if len(k.uids) > 0 {
+		o, err := newOwners(k.uids, ifc, k.target.Log)
 		if err != nil {
 			return err
 		}
 		r.owners, r.decoder.admits = o, o.admits
 	}
-	var err error
-	if r.Socket, err = afpacket.Open(options, coll.Programs[name]); err != nil {
+	if r.Socket, err = afpacket.Open(k.socketOptions(t), prog); err != nil {
 		return errors.Join(err, r.owners.Close())
 	}
 	if seen, err := hook.Look(ifc); err == nil && len(seen.Outgoing()) > 0 {
-		t.Log.Warn(fmt.Sprintf("a packet socket on %s sees what leaves after all filters there: %s may hide packets",
+		k.warn(ifc.Name, fmt.Sprintf("a packet socket on %s sees what leaves after all filters there: %s may hide packets",
 			ifc.Name, strings.Join(seen.Outgoing(), ", ")))
 	}
-	a.closers = append(a.closers, stopper{r})
-	s.open = append(s.open, r)
-	s.hooked = append(s.hooked, hooked{stopper{r}, ifc, socket, coll.Programs[name]})
+	t.port.rings[r] = true
+	t.at = plan.Packet
+	t.hooked = append(t.hooked, hooked{stopper{r}, socket, prog})
+	k.target.Stream(plugin.Stream{Ring: r, Decode: r.decoder.block})
 	return nil
+}
+
+// socketOptions says how the socket of an interface is opened.
+func (k *keeper) socketOptions(t *tap) afpacket.Options {
+	sharers := max(1, len(k.chosen), len(k.taps))
+	options := afpacket.Options{
+		Ifindex: t.ifc.Index,
+		Name:    t.name,
+		Buffer:  max(k.target.Buffer/sharers, min(k.target.Buffer, leastRing)),
+		Snaplen: min(int(k.socketSnaplen()), largest(t.ifc)),
+		Retire:  retire,
+	}
+	switch {
+	case len(k.uids) > 0:
+		options.Retire = retireOwner
+	case k.target.Wakeup == 0:
+		options.Retire = retireSoon
+	}
+	if !k.sockets.filters.of[t.wire].exact() {
+		options.Snaplen = largest(t.ifc)
+	}
+	return options
 }
 
 // largest returns the most bytes that a packet of an interface has: a block of the ring must hold one, and should hold many.
@@ -119,20 +101,20 @@ func largest(ifc android.Interface) int {
 	return int(min(size, maxSnaplen))
 }
 
-// Streams returns the packet sockets.
-func (s *source) Streams() []plugin.Stream {
-	var all []plugin.Stream
-	for _, r := range s.open {
-		all = append(all, plugin.Stream{Ring: r, Decode: r.decoder.block})
-	}
-	return all
-}
-
 // stopper is a packet socket as an attachment: to detach it is not to close it, for its ring is read to the end.
 type stopper struct{ *ring }
 
-// Close lets no more packets into the ring.
-func (s stopper) Close() error { return s.Stop() }
+// Close lets no more packets into the ring, and its reader come to the end.
+func (s stopper) Close() error { return errors.Join(s.Stop(), s.Flush()) }
+
+// Check tells whether the socket is on its interface.
+func (s stopper) Check() error {
+	bound, err := s.Bound()
+	if err == nil && !bound {
+		err = hook.ErrLost
+	}
+	return err
+}
 
 // Warning is "": what there is to say was said when the socket was opened.
 func (s stopper) Warning() string { return "" }
@@ -140,6 +122,8 @@ func (s stopper) Warning() string { return "" }
 // ring makes records, as those of a classifier, of the packets of a socket.
 type ring struct {
 	*afpacket.Socket
+	source  *source
+	port    *port
 	ifc     android.Interface
 	decoder decoder
 	owners  *owners // nil: nobody asked
@@ -179,5 +163,24 @@ func (r *ring) Next(buf []byte, deadline time.Time) ([]byte, error) {
 	return buf, nil
 }
 
-// Close frees the ring.
-func (r *ring) Close() error { return errors.Join(r.Socket.Close(), r.owners.Close()) }
+// counts returns what is counted outside of the socket's program.
+func (r *ring) counts() (counts, error) {
+	dropped, err := r.Dropped()
+	if err != nil {
+		return counts{}, fmt.Errorf("read the counters of the packet socket on %s: %w", r.ifc.Name, err)
+	}
+	return counts{Dropped: dropped, Unattributed: r.owners.unknown()}, nil
+}
+
+// Close frees the ring, and keeps what was counted.
+func (r *ring) Close() error {
+	r.source.mu.Lock()
+	defer r.source.mu.Unlock()
+	if !r.port.rings[r] {
+		return nil
+	}
+	c, err := r.counts()
+	r.port.gone = r.port.gone.plus(c)
+	delete(r.port.rings, r)
+	return errors.Join(err, r.Socket.Close(), r.owners.Close())
+}

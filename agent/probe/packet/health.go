@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package packet
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"droidtap/agent/boottime"
+	"droidtap/agent/plan"
+	"droidtap/agent/rtnl"
+)
+
+const (
+	// silence is how long an interface may count packets of which a program sees none.
+	silence = 2 * time.Second
+	// fewest is how many packets it must have counted by then: drivers count a few that they keep to themselves.
+	fewest = 4
+)
+
+// pulse compares what an interface counts in one direction with what our program there has seen.
+type pulse struct {
+	begun   bool
+	counted uint64 // by the interface when last we saw a packet
+	seen    uint64 // by us then
+	before  uint64 // counted at the last beat
+	suspect time.Duration
+}
+
+// beat takes both counters at a time of the boot clock, and tells whether packets have gone by unseen for too long.
+func (p *pulse) beat(counted, seen uint64, now time.Duration) (unseen bool) {
+	grown := counted > p.before
+	p.before = counted
+	switch {
+	// An interface that is new, or the driver has reset it.
+	case !p.begun, seen != p.seen, counted < p.counted:
+		*p = pulse{begun: true, counted: counted, seen: seen, before: counted}
+	case counted-p.counted < fewest:
+	case p.suspect == 0:
+		p.suspect = now
+	default:
+		return grown && now-p.suspect >= silence
+	}
+	return false
+}
+
+// health is what is known of whether the packets of an interface are seen.
+type health struct {
+	in, out pulse
+	blind   []plan.Hook // those that saw nothing while the interface counted packets
+}
+
+// listen compares each interface's counters with ours. Where ours stand still another hook takes the interface; where all of
+// them do, so that the packets pass by the kernel's network stack, it goes back to the first one for good.
+func (k *keeper) listen() error {
+	links, err := rtnl.Links()
+	if err != nil {
+		return err
+	}
+	for _, t := range slices.Clone(k.taps) {
+		n := slices.IndexFunc(links, func(l rtnl.Link) bool { return t.is(l.Interface) })
+		if n < 0 || len(t.blind) > len(k.target.Plan.Hooks) {
+			continue
+		}
+		// After the interface's: what that has counted has reached the hook by now, or nearly so.
+		sum, err := k.total(t.port)
+		if err != nil {
+			return err
+		}
+		points := k.points(t.ifc)
+		now := boottime.Now()
+		in := t.in.beat(links[n].Received, sum.In, now) && k.directions&recordIngress != 0
+		out := t.out.beat(links[n].Sent, sum.Out, now) && k.directions&recordEgress != 0 && slices.Contains(points, egress) && !t.ifc.Loopback
+		switch {
+		case in:
+			err = k.unseen(t, "receives")
+		case out:
+			err = k.unseen(t, "sends")
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// unseen captures an interface by another hook, if there is one.
+func (k *keeper) unseen(t *tap, what string) error {
+	t.blind = append(t.blind, t.at)
+	now := boottime.Now()
+	why := fmt.Sprintf("%s counts packets that it %s, and %s sees none of them", t.name, what, t.at)
+	var others []plan.Hook
+	for _, h := range k.target.Plan.Hooks {
+		if !slices.Contains(t.blind, h) {
+			others = append(others, h)
+		}
+	}
+	t.in, t.out = pulse{}, pulse{}
+	if len(others) > 0 {
+		t.gap.Switches++
+		return k.move(t, now, why, others)
+	}
+	all := make([]string, len(t.blind))
+	for i, h := range t.blind {
+		all[i] = string(h)
+	}
+	text := fmt.Sprintf("%s counts packets that it %s and that no hook sees (%s): they pass by the kernel's network stack, as with hardware offload",
+		t.name, what, strings.Join(all, ", "))
+	k.note(t, text)
+	k.warn(t.name, text)
+	for len(t.blind) <= len(k.target.Plan.Hooks) { // it is not asked again
+		t.blind = append(t.blind, "")
+	}
+	if first := k.target.Plan.Hooks[0]; t.at != first && slices.Contains(t.blind, first) && len(k.target.Plan.Hooks) > 1 {
+		return k.move(t, now, "no hook sees more than another", k.target.Plan.Hooks)
+	}
+	return nil
+}

@@ -1,0 +1,343 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package packet
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/cilium/ebpf"
+
+	"droidtap/agent/boottime"
+	"droidtap/agent/hook"
+	"droidtap/agent/plan"
+	"droidtap/agent/plugin"
+	"droidtap/agent/rtnl"
+	"droidtap/android"
+)
+
+// keeper keeps what is selected captured: it follows the interfaces as they come, go and change, and puts back what
+// somebody takes away.
+type keeper struct {
+	*source
+	target  plugin.Target
+	watcher *rtnl.Watcher
+	run     sync.WaitGroup
+	unload  func()
+
+	// What follows is guarded by source.mu.
+	inet    []int                    // the uplinks, as they were seen last
+	away    map[string]time.Duration // names that were captured and are gone: since when, by the boot clock
+	said    map[string]string        // by interface, the last warning: what repeats itself is said once
+	policed bool                     // Android's limit of the download rate was seen
+}
+
+// period is how often it looks by itself, at whether packets come, and at what could not be attached to.
+const period = 2 * time.Second
+
+// Attach attaches to the interfaces that there are, and to others as they come. An
+// interface that was not named and cannot be attached to is left out.
+func (s *source) Attach(coll *ebpf.Collection, t plugin.Target) (io.Closer, error) {
+	for _, why := range s.left {
+		t.Log.Warn(why + ": it is left out")
+	}
+	swept, err := hook.Sweep()
+	for _, line := range swept {
+		t.Log.Warn("left by a killed run: " + line)
+	}
+	if err != nil {
+		t.Log.Warn("look for leftovers of killed runs: " + err.Error())
+	}
+	s.programs, coll.Programs = coll.Programs, nil
+	s.interfaces = coll.Maps["interfaces"]
+	k := &keeper{source: s, target: t, away: map[string]time.Duration{}, said: map[string]string{}}
+	// Before the first look, so that nothing can go unnoticed.
+	if k.watcher, err = rtnl.Watch(s.selection.internet); err != nil {
+		return k, fmt.Errorf("watch interfaces: %w", err)
+	}
+	s.mu.Lock()
+	err = k.start()
+	s.mu.Unlock()
+	if err != nil {
+		return k, err
+	}
+	k.run.Go(k.follow)
+	return k, nil
+}
+
+// start attaches to what there is. What was named must be attached to.
+func (k *keeper) start() error {
+	links, err := k.look()
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, ifc := range k.wanted(links) {
+		err := k.add(ifc)
+		switch {
+		case err == nil:
+		case errors.Is(err, os.ErrPermission), slices.Contains(k.selection.names, ifc.Name):
+			return err
+		default:
+			k.warn(ifc.Name, ifc.Name+" is left out: "+err.Error())
+			errs = append(errs, err)
+		}
+	}
+	if len(k.taps) == 0 && len(k.chosen) > 0 {
+		return errors.Join(append(errs, errors.New("nothing to capture on: no interface could be attached to"))...)
+	}
+	if len(k.taps) == 0 {
+		k.target.Log.Warn("no interface is captured yet: there is none that -i means; the capture waits for one")
+	}
+	if k.selection.internet {
+		k.target.Log.Warn(internet + " is " + k.describeUplinks(links))
+	}
+	k.sayLanes(k.target)
+	return nil
+}
+
+// Close detaches from everything, whatever fails on the way.
+func (k *keeper) Close() error {
+	var errs []error
+	if k.watcher != nil {
+		errs = append(errs, k.watcher.Close())
+	}
+	k.run.Wait()
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for _, t := range slices.Backward(k.taps) {
+		errs = append(errs, t.detach())
+	}
+	k.taps = nil
+	for _, prog := range k.programs {
+		prog.Close()
+	}
+	k.programs = nil
+	return errors.Join(errs...)
+}
+
+// follow is the keeper's goroutine.
+func (k *keeper) follow() {
+	next := time.Now().Add(period)
+	for {
+		change, err := k.watcher.Next(next)
+		switch {
+		case errors.Is(err, os.ErrClosed):
+			return
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			next = time.Now().Add(period)
+			k.locked(k.tick)
+		case err != nil:
+			// What this look does not find is found by the next tick's.
+			k.locked(func() error { k.warn("", "watch interfaces: "+err.Error()); return nil })
+			k.locked(func() error { return k.update(rtnl.Change{Lost: true}) })
+		default:
+			k.locked(func() error { return k.update(change) })
+		}
+	}
+}
+
+func (k *keeper) locked(f func() error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if err := f(); err != nil {
+		k.warn("", err.Error())
+	}
+}
+
+// warn says something of an interface, unless that was the last that was said.
+func (k *keeper) warn(name, text string) {
+	if k.said[name] != text {
+		k.said[name] = text
+		k.target.Log.Warn(text)
+	}
+}
+
+// look lists the interfaces, and finds the uplinks if they matter.
+func (k *keeper) look() (links []rtnl.Link, err error) {
+	if links, err = rtnl.Links(); err != nil {
+		return nil, err
+	}
+	if k.inet, err = k.uplinks(); err != nil {
+		return nil, fmt.Errorf("find the default network: %w", err)
+	}
+	return links, nil
+}
+
+// wanted returns the interfaces that are to be captured.
+func (k *keeper) wanted(links []rtnl.Link) []android.Interface {
+	all := make([]android.Interface, len(links))
+	for i, l := range links {
+		all[i] = l.Interface
+	}
+	return k.selection.of(all, k.inet)
+}
+
+// update makes what is captured what is to be, after a change.
+func (k *keeper) update(change rtnl.Change) error {
+	before := k.inet
+	links, err := k.look()
+	if err != nil {
+		return err
+	}
+	noticed := boottime.Now()
+	wanted := k.wanted(links)
+	var errs []error
+	for _, t := range slices.Clone(k.taps) {
+		n := slices.IndexFunc(wanted, t.is)
+		if n < 0 {
+			there := slices.ContainsFunc(links, func(l rtnl.Link) bool { return t.is(l.Interface) })
+			errs = append(errs, k.drop(t, there, noticed))
+			continue
+		}
+		t.ifc = wanted[n]
+		if t.due || change.Lost || change.Links || change.TC[t.ifc.Index] {
+			errs = append(errs, k.check(t, noticed))
+		}
+	}
+	moved := !slices.Equal(before, k.inet)
+	if moved {
+		k.target.Log.Warn(internet + " moved: it is " + k.describeUplinks(links) + " now")
+	}
+	for _, ifc := range wanted {
+		if !slices.ContainsFunc(k.taps, func(t *tap) bool { return t.is(ifc) }) {
+			k.appear(ifc, noticed, moved && !slices.Contains(before, ifc.Index))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// describeUplinks names the interfaces that lead to the internet.
+func (k *keeper) describeUplinks(links []rtnl.Link) string {
+	text := ""
+	for _, index := range k.inet {
+		for _, l := range links {
+			if l.Index == index && text != "" {
+				text += " and " + l.Name
+			} else if l.Index == index {
+				text = l.Name
+			}
+		}
+	}
+	if text == "" {
+		return "no interface"
+	}
+	return text
+}
+
+// appear captures an interface that was not there, or not wanted, before.
+func (k *keeper) appear(ifc android.Interface, noticed time.Duration, moved bool) {
+	if err := k.add(ifc); err != nil {
+		// The next change or tick tries again.
+		k.warn(ifc.Name, ifc.Name+" is not captured: "+err.Error())
+		return
+	}
+	t := k.taps[len(k.taps)-1]
+	since, was := k.away[ifc.Name]
+	switch {
+	case was:
+		delete(k.away, ifc.Name)
+		missing := boottime.Now() - noticed
+		k.gap(t, missing, fmt.Sprintf("%s was gone for %v and is captured again, by %s, %v after that was noticed",
+			t.name, round(noticed-since), t.at, round(missing)))
+	case moved:
+		k.note(t, internet+" moved here")
+		k.target.Log.Info(t.name+" is captured from now on", "hook", t.at)
+	default:
+		k.target.Log.Info(t.name+" is captured from now on", "hook", t.at)
+	}
+}
+
+// add attaches to an interface.
+func (k *keeper) add(ifc android.Interface) error {
+	w, err := k.fit(ifc)
+	if err != nil {
+		return err
+	}
+	if old := k.ports.of(uint32(ifc.Index)); old != nil && old.name != ifc.Name {
+		if err := k.foldIndex(uint32(ifc.Index), old); err != nil {
+			return err
+		}
+	}
+	if err := k.countIndex(ifc.Index); err != nil {
+		return err
+	}
+	p, fresh := k.ports.add(ifc)
+	if fresh {
+		k.target.Emit(k.describe(p))
+	}
+	for _, l := range k.lanes() {
+		f := l.filters.clone()
+		f.wires[ifc.Index] = w
+		l.change(f)
+	}
+	if !k.policed && slices.Contains(k.target.Plan.Hooks, plan.TC) {
+		seen, err := hook.Look(ifc)
+		k.policed = err == nil && seen.Policed()
+	}
+	t := &tap{port: p, ifc: ifc, wire: w}
+	if err := k.attach(t, k.target.Plan.Hooks); err != nil {
+		k.ports.leave(ifc.Index, boottime.Now())
+		return err
+	}
+	k.taps = append(k.taps, t)
+	k.changes++
+	return nil
+}
+
+// fit sees to it that the expression is compiled for an interface.
+func (k *keeper) fit(ifc android.Interface) (wire, error) {
+	expr := k.classifiers.filters.expr
+	w := wireOf(expr, ifc)
+	if _, done := k.classifiers.filters.of[w]; done {
+		return w, nil
+	}
+	c, err := compileFor(context.Background(), expr, []android.Interface{ifc})
+	if err == nil {
+		_, _, err = c.usable([]android.Interface{ifc}, false)
+	}
+	if err == nil && c.errs[w] != nil {
+		err = fmt.Errorf("%s: %w", without(ifc), c.errs[w])
+	}
+	if err != nil {
+		return w, err
+	}
+	for _, l := range k.lanes() {
+		f := l.filters.clone()
+		f.of[w] = c.of[w]
+		l.change(f)
+	}
+	return w, nil
+}
+
+// drop ends the capture of an interface, which is there still or not.
+func (k *keeper) drop(t *tap, there bool, now time.Duration) error {
+	err := t.detach()
+	k.taps = slices.DeleteFunc(k.taps, func(other *tap) bool { return other == t })
+	k.changes++
+	k.ports.leave(t.ifc.Index, now)
+	delete(k.said, t.name)
+	if there {
+		k.target.Log.Info(t.name + " is not captured any more")
+		return err
+	}
+	k.away[t.name] = now
+	text := "interface " + t.name + " went away: it is captured again when it comes back"
+	if slices.Contains(k.selection.names, t.name) {
+		k.target.Log.Warn(text)
+	} else {
+		k.target.Log.Info(text)
+	}
+	return err
+}
+
+// tick looks at what no message of the kernel tells.
+func (k *keeper) tick() error {
+	return errors.Join(k.update(rtnl.Change{}), k.fold(boottime.Now()), k.listen())
+}

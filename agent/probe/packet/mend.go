@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package packet
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"droidtap/agent/boottime"
+	"droidtap/agent/hook"
+	"droidtap/agent/plan"
+)
+
+// check puts back what somebody took away from an interface, and moves ahead of what was put ahead of ours.
+func (k *keeper) check(t *tap, noticed time.Duration) error {
+	var kept []hooked
+	lost, hidden := false, ""
+	t.due = false
+	for _, h := range t.hooked {
+		err := h.Check()
+		switch {
+		case errors.Is(err, hook.ErrLost):
+			lost = true
+			_ = h.Close() // says the same
+			continue
+		case err != nil:
+			return fmt.Errorf("look at %s: %w", t.name, err)
+		}
+		if w := h.Warning(); w != "" && h.at == ingress {
+			hidden = w
+		}
+		kept = append(kept, h)
+	}
+	switch {
+	case lost:
+		t.hooked = kept
+		return k.mend(t, noticed, "somebody removed our "+string(t.at)+" filter")
+	case hidden == "":
+		t.hidden = ""
+	case hidden != t.hidden && noticed < t.rest:
+		t.due = true
+		return nil
+	case hidden != t.hidden:
+		// Whoever it was may do so again: not for ever.
+		t.patience = min(max(2*t.patience, time.Second), longest)
+		t.rest = noticed + t.patience
+		return k.move(t, noticed, hidden, k.target.Plan.Hooks)
+	}
+	switch {
+	case t.at == plan.Packet && errors.Is(t.why, hook.ErrNoClsact):
+		return k.promote(t, noticed)
+	}
+	return nil
+}
+
+// mend attaches anew where nothing is attached any more: by the same hook if that can be.
+func (k *keeper) mend(t *tap, noticed time.Duration, why string) error {
+	err := k.attachBy(t, t.at, false)
+	if err != nil {
+		err = k.again(t, k.target.Plan.Hooks)
+	}
+	if err != nil {
+		return err
+	}
+	k.changes++
+	missing := boottime.Now() - noticed
+	k.gap(t, missing, fmt.Sprintf("%s: %s, and nothing was captured for %v until it was back", t.name, why, round(missing)))
+	return nil
+}
+
+// move attaches anew by the first of hooks that does, in the place of what is attached.
+func (k *keeper) move(t *tap, noticed time.Duration, why string, hooks []plan.Hook) error {
+	from := t.at
+	if err := k.again(t, hooks); err != nil {
+		return err
+	}
+	k.changes++
+	missing := boottime.Now() - noticed
+	k.gap(t, missing, fmt.Sprintf("%s: %s; it is captured by %s, not %s, from here on, with %v between", t.name, why, t.at, from, round(missing)))
+	return nil
+}
+
+// again takes everything off and attaches. Where that fails, the interface is left for the next change or tick.
+func (k *keeper) again(t *tap, hooks []plan.Hook) error {
+	lost := func(err error) bool { return errors.Is(err, hook.ErrLost) }
+	err := t.detach()
+	if lost(err) {
+		err = nil
+	}
+	if err = errors.Join(err, k.attach(t, hooks)); err != nil && len(t.hooked) == 0 {
+		k.taps = slices.DeleteFunc(k.taps, func(other *tap) bool { return other == t })
+		k.ports.leave(t.ifc.Index, boottime.Now())
+		k.away[t.name] = boottime.Now()
+		k.changes++
+	}
+	return err
+}
+
+// promote takes an interface back from the packet socket that captures it where clsact could not be had, once it can: netd has
+// made its own.
+func (k *keeper) promote(t *tap, noticed time.Duration) error {
+	seen, err := hook.Look(t.ifc)
+	if err != nil {
+		return err
+	}
+	choice := seen.Choose(k.target.Plan.Hooks)
+	if choice.Chosen == "" || choice.Chosen == string(plan.Packet) || k.policed || seen.Policed() {
+		return nil
+	}
+	return k.move(t, noticed, "there is a clsact now", k.target.Plan.Hooks)
+}
+
+// gap notes that nothing was captured on an interface for some time, in the file and for the summary.
+func (k *keeper) gap(t *tap, missing time.Duration, text string) {
+	t.gap.Times++
+	t.gap.Missing += missing
+	k.note(t, "gap: "+text)
+	k.warn(t.name, text)
+}
+
+// note writes a comment on an interface into the file, with what was counted so far.
+func (k *keeper) note(t *tap, text string) {
+	st, _, _, _ := k.statistics(t.port) // what fails here fails at the end again, and is reported then
+	st.Time, st.Comment = time.Now().UnixNano(), text
+	k.target.Emit(&st)
+}
+
+// round makes a duration readable.
+func round(d time.Duration) time.Duration {
+	if d > time.Second {
+		return d.Round(100 * time.Millisecond)
+	}
+	return d.Round(10 * time.Microsecond)
+}

@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package packet
+
+import (
+	"maps"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"droidtap/agent/pcapng"
+	"droidtap/agent/plugin"
+	"droidtap/android"
+)
+
+// port is an interface as the file knows it. It outlives the kernel's interface, which may come back under another index.
+type port struct {
+	portKey
+	number  int           // of its block
+	refused atomic.Uint64 // packets that the filter left out here
+	// What follows is guarded by source.mu.
+	gone  counts         // of indexes and rings that are not there any more
+	rings map[*ring]bool // of packet sockets, being read
+	gap   plugin.Gap
+}
+
+type portKey struct {
+	name     string
+	linkType pcapng.LinkType
+}
+
+// ports are all interfaces that were captured. The zero value is ready to use.
+type ports struct {
+	known   map[portKey]*port
+	byIndex atomic.Pointer[map[uint32]*port] // for readers, who take no lock
+	left    map[uint32]departure             // indexes whose interface is not captured any more
+}
+
+// departure is the end of an index.
+type departure struct {
+	at     time.Duration // by the boot clock
+	folded bool          // what was counted of it is kept elsewhere
+}
+
+// add makes an index that of an interface, and tells whether the file does not know it yet.
+func (p *ports) add(ifc android.Interface) (of *port, fresh bool) {
+	key := portKey{ifc.Name, linkTypes[ifc.Framing()]}
+	of = p.known[key]
+	if of == nil {
+		fresh = true
+		of = &port{portKey: key, number: len(p.known), rings: map[*ring]bool{}, gap: plugin.Gap{Name: ifc.Name}}
+		if p.known == nil {
+			p.known = map[portKey]*port{}
+		}
+		p.known[key] = of
+	}
+	p.change(func(byIndex map[uint32]*port) { byIndex[uint32(ifc.Index)] = of })
+	delete(p.left, uint32(ifc.Index))
+	return of, fresh
+}
+
+// leave notes that an index is not captured any more. Records of it may still be on their way.
+func (p *ports) leave(index int, now time.Duration) {
+	if p.left == nil {
+		p.left = map[uint32]departure{}
+	}
+	p.left[uint32(index)] = departure{at: now}
+}
+
+// forget drops an index.
+func (p *ports) forget(index uint32) {
+	delete(p.left, index)
+	p.change(func(byIndex map[uint32]*port) { delete(byIndex, index) })
+}
+
+func (p *ports) change(f func(map[uint32]*port)) {
+	next := map[uint32]*port{}
+	if now := p.byIndex.Load(); now != nil {
+		maps.Copy(next, *now)
+	}
+	f(next)
+	p.byIndex.Store(&next)
+}
+
+// of returns the interface of an index, or nil.
+func (p *ports) of(index uint32) *port {
+	now := p.byIndex.Load()
+	if now == nil {
+		return nil
+	}
+	return (*now)[index]
+}
+
+// all returns the interfaces in the order of their blocks.
+func (p *ports) all() []*port {
+	return slices.SortedFunc(maps.Values(p.known), func(a, b *port) int { return a.number - b.number })
+}
+
+// describe is the block of an interface.
+func (s *source) describe(p *port) *pcapng.Interface {
+	return &pcapng.Interface{
+		Index:    p.number,
+		Name:     p.name,
+		LinkType: p.linkType,
+		Snaplen:  s.snaplen,
+		Filter:   s.classifiers.filters.expr,
+	}
+}
