@@ -57,20 +57,6 @@ func TestBridge(t *testing.T) {
 	}
 }
 
-// TestFilterRemoved has somebody delete clsact under a capture, as netd does: the
-// user is told that packets are missing.
-func TestFilterRemoved(t *testing.T) {
-	nettest.Require(t, "agent", "tc")
-	near, _ := nettest.Pair(t)
-	file := filepath.Join(t.TempDir(), "removed.pcapng")
-	p := nettest.Start(t, near.Command("agent", "-i", "veth0", "--backend", "tc", "-w", file), "capturing on veth0 to "+file)
-	near.Run(t, "tc", "qdisc", "del", "dev", "veth0", "clsact")
-	p.Signal(t, syscall.SIGINT)
-	if code := p.Wait(t); code != 1 || !strings.Contains(p.Stderr(), "somebody removed our filter") {
-		t.Errorf("code %d:\n%s", code, p.Stderr())
-	}
-}
-
 // TestStartFails has a capture that cannot start spoil no file and leave none.
 func TestStartFails(t *testing.T) {
 	nettest.Require(t, "agent", "ip")

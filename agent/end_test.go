@@ -41,31 +41,6 @@ func nothingLeft(t *testing.T, s nettest.Space) {
 	}
 }
 
-// TestInterfaceVanishes ends a capture whose only interface goes away.
-func TestInterfaceVanishes(t *testing.T) {
-	nettest.Require(t, "agent", "tshark")
-	for _, variant := range variants {
-		t.Run(variant[1]+" "+variant[3], func(t *testing.T) {
-			near, far := nettest.Pair(t)
-			file := filepath.Join(t.TempDir(), "f.pcapng")
-			p := startAgent(t, near, file, append([]string{"-i", "veth0"}, variant...)...)
-			mark(t, near, far, endOut, endIn)
-			nettest.Await(t, file, func(p nettest.Packet) bool { return p.Length == endIn })
-			near.Run(t, "ip", "link", "del", "veth0")
-			if code := p.Wait(t); code != 1 {
-				t.Errorf("code %d", code)
-			}
-			if line := lastError(t, p); !strings.Contains(line, "veth0 went away") {
-				t.Errorf("says %q", line)
-			}
-			if n := strings.Count(wireshark(t, "tshark", "-r", file), "\n"); n < 10 {
-				t.Errorf("%d packets in the file", n)
-			}
-			nothingLeft(t, near)
-		})
-	}
-}
-
 // TestDiskFull leaves a whole file of what there was room for, and counts that.
 func TestDiskFull(t *testing.T) {
 	nettest.Require(t, "agent", "tshark", "mount")

@@ -79,18 +79,24 @@ func (p *Process) Pid() int { return p.cmd.Process.Pid }
 // Await waits until text stands in the standard error.
 func (p *Process) Await(t testing.TB, text string) {
 	t.Helper()
+	p.AwaitTimes(t, text, 1)
+}
+
+// AwaitTimes waits until it stands there so many times.
+func (p *Process) AwaitTimes(t testing.TB, text string, times int) {
+	t.Helper()
 	patience := time.After(Patience)
 	for {
 		p.mu.Lock()
 		said, grown := p.stderr.String(), p.grown
 		p.mu.Unlock()
-		if strings.Contains(said, text) {
+		if strings.Count(said, text) >= times {
 			return
 		}
 		select {
 		case <-grown:
 		case <-p.ended:
-			if !strings.Contains(p.Stderr(), text) {
+			if strings.Count(p.Stderr(), text) < times {
 				t.Fatalf("%s ended, code %d, without %q:\n%s", p.cmd, p.cmd.ProcessState.ExitCode(), text, p.Stderr())
 			}
 		case <-patience:
