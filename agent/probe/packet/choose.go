@@ -56,8 +56,9 @@ func choose(words []string, all []android.Interface) (selection, error) {
 	return s, nil
 }
 
-// takes tells whether an interface is captured; uplinks are the indexes of those that lead to the internet.
-func (s selection) takes(ifc android.Interface, uplinks []int) bool {
+// takes tells whether an interface is captured. uplinks are the indexes of those that lead to the internet. One that is held, since it is
+// captured already, stays so while it is down: what comes first when it is up again is not missed.
+func (s selection) takes(ifc android.Interface, uplinks []int, held bool) bool {
 	switch {
 	case ifc.Framing() == android.Unsupported:
 		return false
@@ -65,7 +66,7 @@ func (s selection) takes(ifc android.Interface, uplinks []int) bool {
 		return true
 	case s.internet && slices.Contains(uplinks, ifc.Index):
 		return true
-	case !ifc.Up:
+	case !ifc.Up && !held:
 		return false
 	case s.any:
 		return true
@@ -76,10 +77,10 @@ func (s selection) takes(ifc android.Interface, uplinks []int) bool {
 	})
 }
 
-// of returns the interfaces that are captured, in the order of all.
+// of returns the interfaces that are captured, in the order of all. None is held.
 func (s selection) of(all []android.Interface, uplinks []int) (taken []android.Interface) {
 	for _, ifc := range all {
-		if s.takes(ifc, uplinks) {
+		if s.takes(ifc, uplinks, false) {
 			taken = append(taken, ifc)
 		}
 	}

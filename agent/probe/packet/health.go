@@ -54,11 +54,7 @@ type health struct {
 
 // listen compares each interface's counters with ours. Where ours stand still another hook takes the interface; where all of
 // them do, so that the packets pass by the kernel's network stack, it goes back to the first one for good.
-func (k *keeper) listen() error {
-	links, err := rtnl.Links()
-	if err != nil {
-		return err
-	}
+func (k *keeper) listen(links []rtnl.Link) error {
 	for _, t := range slices.Clone(k.taps) {
 		n := slices.IndexFunc(links, func(l rtnl.Link) bool { return t.is(l.Interface) })
 		if n < 0 || len(t.blind) > len(k.target.Plan.Hooks) {

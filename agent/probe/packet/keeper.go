@@ -32,10 +32,16 @@ type keeper struct {
 	unload  func()
 
 	// What follows is guarded by source.mu.
-	inet    []int                    // the uplinks, as they were seen last
-	away    map[string]time.Duration // names that were captured and are gone: since when, by the boot clock
-	said    map[string]string        // by interface, the last warning: what repeats itself is said once
-	policed bool                     // Android's limit of the download rate was seen
+	inet    []int              // the uplinks, as they were seen last
+	away    map[string]absence // names that were captured and are not
+	said    map[string]string  // by interface, the last warning: what repeats itself is said once
+	policed bool               // Android's limit of the download rate was seen
+}
+
+// absence is the time in which an interface that is wanted is not captured.
+type absence struct {
+	since time.Duration // by the boot clock
+	there bool          // it was there all the time, and could not be attached to
 }
 
 // period is how often it looks by itself, at whether packets come, and at what could not be attached to.
@@ -56,7 +62,7 @@ func (s *source) Attach(coll *ebpf.Collection, t plugin.Target) (io.Closer, erro
 	}
 	s.programs, coll.Programs = coll.Programs, nil
 	s.interfaces = coll.Maps["interfaces"]
-	k := &keeper{source: s, target: t, away: map[string]time.Duration{}, said: map[string]string{}}
+	k := &keeper{source: s, target: t, away: map[string]absence{}, said: map[string]string{}}
 	// Before the first look, so that nothing can go unnoticed.
 	if k.watcher, err = rtnl.Watch(s.selection.internet); err != nil {
 		return k, fmt.Errorf("watch interfaces: %w", err)
@@ -136,9 +142,10 @@ func (k *keeper) follow() {
 		case err != nil:
 			// What this look does not find is found by the next tick's.
 			k.locked(func() error { k.warn("", "watch interfaces: "+err.Error()); return nil })
-			k.locked(func() error { return k.update(rtnl.Change{Lost: true}) })
+			change.Lost = true
+			fallthrough
 		default:
-			k.locked(func() error { return k.update(change) })
+			k.locked(func() error { _, err := k.update(change); return err })
 		}
 	}
 }
@@ -159,34 +166,40 @@ func (k *keeper) warn(name, text string) {
 	}
 }
 
-// look lists the interfaces, and finds the uplinks if they matter.
+// look lists the interfaces, and finds the uplinks if they matter. Those that led to the internet last do so until others do:
+// what a phone says to a network that it joins anew is of interest.
 func (k *keeper) look() (links []rtnl.Link, err error) {
 	if links, err = rtnl.Links(); err != nil {
 		return nil, err
 	}
-	if k.inet, err = k.uplinks(); err != nil {
+	uplinks, err := k.uplinks()
+	if err != nil {
 		return nil, fmt.Errorf("find the default network: %w", err)
+	}
+	if len(uplinks) > 0 {
+		k.inet = uplinks
 	}
 	return links, nil
 }
 
 // wanted returns the interfaces that are to be captured.
-func (k *keeper) wanted(links []rtnl.Link) []android.Interface {
-	all := make([]android.Interface, len(links))
-	for i, l := range links {
-		all[i] = l.Interface
+func (k *keeper) wanted(links []rtnl.Link) (wanted []android.Interface) {
+	for _, l := range links {
+		held := slices.ContainsFunc(k.taps, func(t *tap) bool { return t.is(l.Interface) })
+		if k.selection.takes(l.Interface, k.inet, held) {
+			wanted = append(wanted, l.Interface)
+		}
 	}
-	return k.selection.of(all, k.inet)
+	return wanted
 }
 
 // update makes what is captured what is to be, after a change.
-func (k *keeper) update(change rtnl.Change) error {
+func (k *keeper) update(change rtnl.Change) (links []rtnl.Link, err error) {
 	before := k.inet
-	links, err := k.look()
-	if err != nil {
-		return err
-	}
 	noticed := boottime.Now()
+	if links, err = k.look(); err != nil {
+		return nil, err
+	}
 	wanted := k.wanted(links)
 	var errs []error
 	for _, t := range slices.Clone(k.taps) {
@@ -210,7 +223,7 @@ func (k *keeper) update(change rtnl.Change) error {
 			k.appear(ifc, noticed, moved && !slices.Contains(before, ifc.Index))
 		}
 	}
-	return errors.Join(errs...)
+	return links, errors.Join(errs...)
 }
 
 // describeUplinks names the interfaces that lead to the internet.
@@ -239,13 +252,14 @@ func (k *keeper) appear(ifc android.Interface, noticed time.Duration, moved bool
 		return
 	}
 	t := k.taps[len(k.taps)-1]
-	since, was := k.away[ifc.Name]
-	switch {
+	absence, was := k.away[ifc.Name]
+	delete(k.away, ifc.Name)
+	switch now := boottime.Now(); {
+	case was && absence.there:
+		k.gap(t, now-absence.since, fmt.Sprintf("%s is captured again, by %s, after %v", t.name, t.at, round(now-absence.since)))
 	case was:
-		delete(k.away, ifc.Name)
-		missing := boottime.Now() - noticed
-		k.gap(t, missing, fmt.Sprintf("%s was gone for %v and is captured again, by %s, %v after that was noticed",
-			t.name, round(noticed-since), t.at, round(missing)))
+		k.gap(t, now-noticed, fmt.Sprintf("%s was gone for %v and is captured again, by %s, %v after that was noticed",
+			t.name, round(noticed-absence.since), t.at, round(now-noticed)))
 	case moved:
 		k.note(t, internet+" moved here")
 		k.target.Log.Info(t.name+" is captured from now on", "hook", t.at)
@@ -327,7 +341,7 @@ func (k *keeper) drop(t *tap, there bool, now time.Duration) error {
 		k.target.Log.Info(t.name + " is not captured any more")
 		return err
 	}
-	k.away[t.name] = now
+	k.away[t.name] = absence{since: now}
 	text := "interface " + t.name + " went away: it is captured again when it comes back"
 	if slices.Contains(k.selection.names, t.name) {
 		k.target.Log.Warn(text)
@@ -339,5 +353,6 @@ func (k *keeper) drop(t *tap, there bool, now time.Duration) error {
 
 // tick looks at what no message of the kernel tells.
 func (k *keeper) tick() error {
-	return errors.Join(k.update(rtnl.Change{}), k.fold(boottime.Now()), k.listen())
+	links, err := k.update(rtnl.Change{})
+	return errors.Join(err, k.fold(boottime.Now()), k.listen(links))
 }

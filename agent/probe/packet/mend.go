@@ -92,7 +92,7 @@ func (k *keeper) again(t *tap, hooks []plan.Hook) error {
 	if err = errors.Join(err, k.attach(t, hooks)); err != nil && len(t.hooked) == 0 {
 		k.taps = slices.DeleteFunc(k.taps, func(other *tap) bool { return other == t })
 		k.ports.leave(t.ifc.Index, boottime.Now())
-		k.away[t.name] = boottime.Now()
+		k.away[t.name] = absence{boottime.Now(), true}
 		k.changes++
 	}
 	return err
