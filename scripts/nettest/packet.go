@@ -102,11 +102,11 @@ func ARP(mac, src, dst string) []byte {
 }
 
 func checksum(b []byte) uint16 {
-	var sum uint32
+	var sum uint64 // a packet of BIG TCP is too much for 32 bits
 	for i := 0; i < len(b); i += 2 {
-		word := uint32(b[i]) << 8
+		word := uint64(b[i]) << 8
 		if i+1 < len(b) {
-			word |= uint32(b[i+1])
+			word |= uint64(b[i+1])
 		}
 		sum += word
 	}
