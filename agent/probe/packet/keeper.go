@@ -28,8 +28,8 @@ type keeper struct {
 	*source
 	target  plugin.Target
 	watcher *rtnl.Watcher
+	clock   io.Closer // that is watched, too
 	run     sync.WaitGroup
-	unload  func()
 
 	// What follows is guarded by source.mu.
 	inet    []int              // the uplinks, as they were seen last
@@ -66,6 +66,9 @@ func (s *source) Attach(coll *ebpf.Collection, t plugin.Target) (io.Closer, erro
 	// Before the first look, so that nothing can go unnoticed.
 	if k.watcher, err = rtnl.Watch(s.selection.internet); err != nil {
 		return k, fmt.Errorf("watch interfaces: %w", err)
+	}
+	if k.clock, err = s.classifiers.decoder.clock.watch(); err != nil {
+		t.Log.Warn("packets around a change of the wall clock may have the wrong time: " + err.Error())
 	}
 	s.mu.Lock()
 	err = k.start()
@@ -125,6 +128,9 @@ func (k *keeper) Close() error {
 		prog.Close()
 	}
 	k.programs = nil
+	if k.clock != nil {
+		errs = append(errs, k.clock.Close())
+	}
 	return errors.Join(errs...)
 }
 

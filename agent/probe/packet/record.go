@@ -70,7 +70,7 @@ func (e event) put(to []byte) {
 
 // decoder makes packets of records.
 type decoder struct {
-	clock   clock
+	clock   *clock
 	snaplen int
 	ports   *ports
 	judge   *atomic.Pointer[judge]
@@ -79,7 +79,7 @@ type decoder struct {
 	admits func(*event, []byte) bool
 }
 
-func newDecoder(c clock, snaplen uint32, of *ports, now filters) decoder {
+func newDecoder(c *clock, snaplen uint32, of *ports, now filters) decoder {
 	d := decoder{clock: c, snaplen: int(snaplen), ports: of, judge: &atomic.Pointer[judge]{}}
 	d.judge.Store(&judge{now: now})
 	return d

@@ -7,12 +7,10 @@ import (
 	"encoding/binary"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
 
 	"droidtap/agent/pcapng"
-	"droidtap/agent/plan"
 	"droidtap/android"
 )
 
@@ -23,15 +21,11 @@ const (
 
 // testDecoder stamps a record of kernel time n with Unix time 1,000,000 + n.
 func testDecoder(snaplen int) decoder {
-	at := int64(0)
 	var all atomic.Pointer[judge]
 	all.Store(&judge{})
 	return decoder{
-		judge: &all,
-		clock: clock{
-			now:    func() time.Time { return time.Unix(0, 1_000_000+at) },
-			kernel: func() int64 { return at },
-		},
+		judge:   &all,
+		clock:   steadyClock(1_000_000),
 		snaplen: snaplen,
 		ports:   testPorts(),
 	}
@@ -138,37 +132,6 @@ func FuzzDecode(f *testing.F) {
 			t.Errorf("%d bytes of packet from %d of record", len(p.Data), len(b))
 		}
 	})
-}
-
-// A phone sleeps: the monotonic clock stands still, the wall clock goes on.
-func TestClock(t *testing.T) {
-	var kernel, wall int64 = 1_000, 5_000_000
-	c := clock{now: func() time.Time { return time.Unix(0, wall) }, kernel: func() int64 { return kernel }}
-	check := func(rule string, stamp uint64, want int64) {
-		t.Helper()
-		if got := c.wall(stamp); got != want {
-			t.Errorf("%s: %d, want %d", rule, got, want)
-		}
-	}
-	check("a stamp of now", 1_000, 5_000_000)
-	check("a stamp of a moment ago", 400, 4_999_400)
-
-	kernel, wall = 2_000, wall+1_000+int64(time.Hour) // slept for an hour
-	check("after the sleep", 2_000, 5_001_000+int64(time.Hour))
-	check("a record from before the sleep that was read after it", 900, 4_999_900)
-
-	kernel, wall = 3_000, wall-int64(30*time.Minute) // the user set the clock back
-	check("after the clock was set back", 3_000, wall)
-}
-
-func TestClockFollowsTheKernel(t *testing.T) {
-	for _, name := range []plan.Clock{plan.Boottime, plan.Monotonic} {
-		c := newClock(name)
-		got := c.wall(uint64(c.kernel()))
-		if off := time.Since(time.Unix(0, got)).Abs(); off > 5*time.Second {
-			t.Errorf("%s: the clock is off by %v", name, off)
-		}
-	}
 }
 
 // TestPut writes an event as the kernel does.
