@@ -24,11 +24,10 @@ var somewhere = []struct {
 }
 
 // noRoute is what the kernel answers where it would refuse to send: no route at all, and the routes of the types
-// unreachable, prohibit, blackhole and throw (net/ipv4/fib_semantics.c fib_props, net/ipv6/route.c
-// ip6_rt_type_to_error). IPv6 that is not built in or turned off is EAFNOSUPPORT or EOPNOTSUPP.
+// unreachable, prohibit and blackhole, and throw where there is one table (net/ipv4/fib_semantics.c fib_props,
+// net/ipv6/route.c ip6_rt_type_to_error). Without IPv6 it is EAFNOSUPPORT or EOPNOTSUPP.
 var noRoute = []error{
-	unix.ENETUNREACH, unix.EHOSTUNREACH, unix.EACCES, unix.EINVAL, unix.EAGAIN, unix.ENETDOWN, unix.ENODEV, unix.ESRCH,
-	unix.EAFNOSUPPORT, unix.EOPNOTSUPP,
+	unix.ENETUNREACH, unix.EHOSTUNREACH, unix.EACCES, unix.EINVAL, unix.EAGAIN, unix.EAFNOSUPPORT, unix.EOPNOTSUPP,
 }
 
 // Internet returns over which interfaces of the calling thread's network namespace the kernel would send what a process
@@ -37,10 +36,9 @@ var noRoute = []error{
 //
 // The kernel decides as for a packet. On Android each network has a table of its own, and rules select the default
 // network (fwmark 0x0/0xffff iif lo lookup TABLE) and VPNs (uidrange; system/netd RouteController.cpp), so no list of
-// routes would tell. Nothing is sent to the internet; like any lookup it may make the kernel ask for an IPv6 gateway
-// whose hardware address it does not know (net/ipv6/route.c rt6_probe).
-//
-// A route that balances over several interfaces counts with all of them, except for IPv6 where a rule with iif selected it.
+// routes would tell. A route that balances over several interfaces counts with all of them. Nothing is sent to the
+// internet; like any lookup it may make the kernel ask for an IPv6 gateway whose hardware address it does not know
+// (net/ipv6/route.c rt6_probe).
 func Internet(uid uint32) ([]int, error) {
 	var over []int
 	for _, to := range somewhere {
@@ -60,9 +58,8 @@ func Internet(uid uint32) ([]int, error) {
 	return over, nil
 }
 
-// balanced returns the interface of a lookup, and those that its route has beside it. Only RTM_F_FIB_MATCH (Linux 4.13)
-// tells of them, but for IPv6 it passes over rules with iif (inet6_rtm_getroute leaves flowi6_iif 0): a route that does
-// not lead over the interface is another one.
+// balanced returns the interface of a lookup, and those that its route has beside it, of which only RTM_F_FIB_MATCH tells
+// (Linux 4.13). That is another lookup: a route that does not lead over the interface is another one, too.
 func balanced(first int, family uint8, address netip.Addr, uid uint32) []int {
 	all, err := lookUp(family, address, uid, unix.RTM_F_FIB_MATCH)
 	if err != nil || !slices.Contains(all, first) {
@@ -125,7 +122,8 @@ func parseRoute(b []byte) ([]int, error) {
 	return slices.DeleteFunc(over, func(index int) bool { return index <= 0 }), nil
 }
 
-// parseHops reads the struct rtnexthop of RTA_MULTIPATH, each with attributes of its own.
+// parseHops reads the struct rtnexthop of RTA_MULTIPATH, each with attributes of its own, and returns the ifindexes of
+// those that are in use.
 func parseHops(b []byte) (over []int, err error) {
 	for len(b) > 0 {
 		if len(b) < unix.SizeofRtNexthop {
@@ -135,7 +133,9 @@ func parseHops(b []byte) (over []int, err error) {
 		if size < unix.SizeofRtNexthop || size > len(b) {
 			return nil, fmt.Errorf("%w: rtnh_len %d in %d bytes", unix.EBADMSG, size, len(b))
 		}
-		over = append(over, int(int32(ne.Uint32(b[4:]))))
+		if b[2]&unix.RTNH_F_DEAD == 0 { // the interface is up
+			over = append(over, int(int32(ne.Uint32(b[4:]))))
+		}
 		b = b[aligned(size, len(b)):]
 	}
 	return over, nil
