@@ -123,7 +123,7 @@ func TestWatchLinks(t *testing.T) {
 func TestWatchTC(t *testing.T) {
 	nettest.Require(t, "tc")
 	s := nettest.NewSpace(t)
-	batch(t, s, "link add wlan0 type bridge", "link add rmnet0 type bridge")
+	batch(t, s, "link add wlan0 type veth peer name p-wlan0", "link add rmnet0 type veth peer name p-rmnet0")
 	wlan, rmnet := index(t, s, "wlan0"), index(t, s, "rmnet0")
 	w := watching(t, s, false, 0)
 	for _, step := range []struct {
@@ -191,7 +191,7 @@ func TestWatchLost(t *testing.T) {
 	nettest.Require(t)
 	s := nettest.NewSpace(t)
 	w := watching(t, s, false, 16<<10) // for some messages, not for all
-	batch(t, s, "link add wlan0 type bridge")
+	batch(t, s, "link add wlan0 type veth peer name p-wlan0")
 	for mtu := range 50 {
 		batch(t, s, fmt.Sprintf("link set wlan0 mtu %d", 1400+mtu))
 	}
@@ -217,7 +217,7 @@ func TestWatchDeadline(t *testing.T) {
 	if c, err := w.Next(start.Add(wait)); !errors.Is(err, os.ErrDeadlineExceeded) || time.Since(start) < wait {
 		t.Errorf("Next returned %+v, %v after %v", c, err, time.Since(start))
 	}
-	batch(t, s, "link add wlan0 type bridge")
+	batch(t, s, "link add wlan0 type veth peer name p-wlan0")
 	if c, err := w.Next(past); err != nil || !c.Links {
 		t.Errorf("with a deadline in the past Next returned %+v, %v", c, err)
 	}
@@ -311,7 +311,7 @@ func flap(name string, stop <-chan struct{}) error {
 func TestWatchFlaps(t *testing.T) {
 	nettest.Require(t)
 	s := nettest.NewSpace(t)
-	batch(t, s, "link add wlan0 type bridge")
+	batch(t, s, "link add wlan0 type veth peer name p-wlan0")
 	before := descriptors(t)
 	w := watching(t, s, true, 0)
 	s.Must(t, func() error {
@@ -355,7 +355,7 @@ func descriptors(t *testing.T) int {
 func BenchmarkNext(b *testing.B) {
 	nettest.Require(b)
 	s := nettest.NewSpace(b)
-	batch(b, s, "link add wlan0 type bridge")
+	batch(b, s, "link add wlan0 type veth peer name p-wlan0")
 	w := watching(b, s, false, 0)
 	heard := make(chan time.Time)
 	go func() {
