@@ -67,6 +67,8 @@ func ownFlags() []cli.Flag {
 	return []cli.Flag{
 		&cli.IntFlag{Name: "count", Aliases: []string{"c"}, Category: plugin.GroupCapture,
 			Usage: "stop after `N` packets", DefaultText: "no limit"},
+		&cli.StringFlag{Name: "duration", Category: plugin.GroupCapture,
+			Usage: "stop after `TIME`, sleep included: 90, 90s, 1h30m", DefaultText: "no limit"},
 		&cli.BoolFlag{Name: "packet-buffered", Aliases: []string{"U"}, Category: plugin.GroupCapture,
 			Usage: "write each packet at once, not once a second or every 64 KiB"},
 		&cli.IntFlag{Name: "buffer-size", Aliases: []string{"B"}, Category: plugin.GroupCapture, Value: defaultBuffer,
@@ -145,6 +147,10 @@ func configure(c *cli.Context) (capture.Config, error) {
 		return cfg, plugin.Usagef("-c %d: a count of packets is 1 or more", count)
 	}
 	cfg.Most = uint64(count)
+	var err error
+	if cfg.Duration, err = duration(c); err != nil {
+		return cfg, err
+	}
 	kib := c.Int("buffer-size")
 	if kib <= 0 || kib > maxBuffer {
 		return cfg, plugin.Usagef("-B %d: a buffer is 1 to %d KiB, rounded up to a power of two of at least %d", kib, maxBuffer, minBuffer)
@@ -167,6 +173,23 @@ func configure(c *cli.Context) (capture.Config, error) {
 		fmt.Fprintf(c.App.ErrWriter, "capturing on %s to %s\n", cfg.Label, file)
 	}
 	return cfg, nil
+}
+
+// duration returns how long the capture is to last; 0: no limit. A plain number is one of seconds.
+func duration(c *cli.Context) (time.Duration, error) {
+	if !c.IsSet("duration") {
+		return 0, nil
+	}
+	text := c.String("duration")
+	withUnit := text
+	if strings.Trim(text, "+-.0123456789") == "" {
+		withUnit += "s"
+	}
+	d, err := time.ParseDuration(withUnit)
+	if err != nil || d <= 0 {
+		return 0, plugin.Usagef("--duration %s: a duration is a number of seconds above 0, or has units as 1h30m has", text)
+	}
+	return d, nil
 }
 
 // addPlugins asks the plugins what the flags want of them.

@@ -19,6 +19,7 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/rlimit"
 
+	"droidtap/agent/boottime"
 	"droidtap/agent/kernel"
 	"droidtap/agent/pcapng"
 	"droidtap/agent/plan"
@@ -42,10 +43,11 @@ type Config struct {
 	Application string // for the file's head: the tool and its version
 	CommandLine string // for the file's head
 	Wish        plan.Wish
-	BTF         string // "auto", "none", a file or a directory; "" is auto
-	Buffer      int    // bytes for records in the kernel, a power of two
-	Most        uint64 // packets after which to stop; 0: no limit
-	Unbuffered  bool   // each packet is written at once
+	BTF         string        // "auto", "none", a file or a directory; "" is auto
+	Buffer      int           // bytes for records in the kernel, a power of two
+	Most        uint64        // packets after which to stop; 0: no limit
+	Duration    time.Duration // after which to stop, sleep included, from Ready on; 0: no limit
+	Unbuffered  bool          // each packet is written at once
 	Log         *slog.Logger
 	Ready       func(file string)                // called when everything is attached
 	Control     *Control                         // of this capture; nil: nobody changes it while it runs
@@ -101,7 +103,7 @@ type stream struct {
 	decode func([]byte) (pcapng.Block, error)
 }
 
-// Run captures until ctx ends, cfg.Most packets are in the file, the output fails
+// Run captures until ctx ends, cfg.Duration is over, cfg.Most packets are in the file, the output fails
 // or the sources have nothing left to watch; the last two are errors. The summary
 // is valid with an error too, once a file has been opened.
 //
@@ -173,14 +175,7 @@ func (c *capture) run(ctx context.Context, t plugin.Target, sum *Summary, file p
 	}()
 	c.begin()
 	c.Control.begin(c, t)
-	c.Ready(sum.File)
-	var err error
-	select {
-	case <-ctx.Done():
-	case <-c.writer.enough:
-	case <-c.writer.failed:
-	case err = <-c.failure:
-	}
+	err := c.wait(ctx, sum.File)
 	c.Control.end()
 	err = errors.Join(err, c.detach(), c.drain(), c.statistics())
 	close(c.writer.in)
@@ -203,6 +198,28 @@ func (c *capture) run(ctx context.Context, t plugin.Target, sum *Summary, file p
 		closeErr = fmt.Errorf("close %s: %w", sum.File, closeErr)
 	}
 	return errors.Join(err, closeErr)
+}
+
+// wait says that the capture to file is ready, and returns when it is to end, with what makes that an error.
+func (c *capture) wait(ctx context.Context, file string) (err error) {
+	var over <-chan struct{}
+	if c.Duration > 0 {
+		t, err := boottime.NewTimer(c.Duration)
+		if err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, t.Stop()) }()
+		over = t.C
+	}
+	c.Ready(file)
+	select {
+	case <-ctx.Done():
+	case <-over:
+	case <-c.writer.enough:
+	case <-c.writer.failed:
+	case err = <-c.failure:
+	}
+	return err
 }
 
 // load loads the objects of every source and opens their rings. A probe that cannot
