@@ -73,6 +73,8 @@ func TestPhone(t *testing.T) {
 			t.Run("uid by a packet socket", func(t *testing.T) { testPacketSocketUID(t, p) })
 			t.Run("offload", func(t *testing.T) { testOffload(t, p) })
 			t.Run("in the way", func(t *testing.T) { testInTheWay(t, p) })
+			t.Run("clock", func(t *testing.T) { testClock(t, p) })
+			t.Run("sleep", func(t *testing.T) { testSleep(t, p) })
 			t.Run("no clsact", func(t *testing.T) { testNoClsact(t, p) })
 			t.Run("without clsact", func(t *testing.T) { testWithoutClsact(t, p) })
 			// The last one: no phone is unlocked again.
