@@ -23,9 +23,10 @@ func steadyClock(behind int64) *clock {
 type world struct {
 	wall, awake, boot int64
 	clock             *clock
-	monotonic         bool     // is the clock of the stamps
-	ring              []record // to be read
-	worst             int64    // error of a packet's time, ns
+	reading           time.Duration // of one clock, what it takes
+	monotonic         bool          // is the clock of the stamps
+	ring              []record      // to be read
+	worst             int64         // error of a packet's time, ns
 }
 
 type record struct {
@@ -34,12 +35,11 @@ type record struct {
 }
 
 func newWorld(c plan.Clock) *world {
-	w := &world{wall: 1_700_000_000_000_000_000, awake: 50_000_000_000, boot: 80_000_000_000, monotonic: c == plan.Monotonic}
-	const reading = 200 * time.Nanosecond // what it takes
+	w := &world{reading: 200 * time.Nanosecond, wall: 1_700_000_000_000_000_000, awake: 50_000_000_000, boot: 80_000_000_000, monotonic: c == plan.Monotonic}
 	w.clock = &clock{
-		now:    func() (wall, awake int64) { defer w.pass(reading); return w.wall, w.awake },
-		kernel: func() int64 { defer w.pass(reading); return int64(w.stamp()) },
-		boot:   func() int64 { defer w.pass(reading); return w.boot },
+		now:    func() (wall, awake int64) { defer w.pass(w.reading); return w.wall, w.awake },
+		kernel: func() int64 { defer w.pass(w.reading); return int64(w.stamp()) },
+		boot:   func() int64 { defer w.pass(w.reading); return w.boot },
 	}
 	return w
 }
@@ -73,11 +73,16 @@ func (w *world) told() { w.clock.measure() }
 
 // read decodes what is in the ring.
 func (w *world) read() {
-	for _, p := range w.ring {
-		off := w.clock.wall(p.stamp) - p.wall
-		w.worst = max(w.worst, off, -off)
+	for len(w.ring) > 0 {
+		w.readOne()
 	}
-	w.ring = nil
+}
+
+func (w *world) readOne() {
+	p := w.ring[0]
+	w.ring = w.ring[1:]
+	off := w.clock.wall(p.stamp) - p.wall
+	w.worst = max(w.worst, off, -off)
 }
 
 func TestClock(t *testing.T) {
@@ -121,7 +126,9 @@ func TestClock(t *testing.T) {
 		w.pass(200 * ms)
 		w.told()
 	}
-	unread := func(w *world) { w.pass(2 * time.Second); slept(w) }
+	unread := func(w *world) { w.pass(2 * time.Second); w.sleep(time.Hour); w.packet(); w.pass(200 * ms); w.told() }
+	// The agent is frozen between two records of a ring.
+	amid := func(w *world) { w.readOne(); w.sleep(time.Hour); w.packet(); w.pass(200 * ms); w.told() }
 	// Nobody watches. The packet by which it is noticed is none of those that are compared.
 	next := func(d, after time.Duration) func(*world) {
 		return func(w *world) { w.set(d); w.pass(after); w.clock.wall(w.stamp()) }
@@ -145,6 +152,7 @@ func TestClock(t *testing.T) {
 		{"slewed", nil, slew, 60 * time.Microsecond},
 		{"slept, and the first packet came before the agent ran", nil, around(false, slept), time.Microsecond},
 		{"slept, and read late what came well before", nil, around(true, unread), time.Microsecond},
+		{"slept while it read", nil, around(true, amid), time.Microsecond},
 		{"slept, and read late what came last", only, around(true, slept), time.Microsecond},
 		{"slept, and nobody told", nil, around(false, func(w *world) { w.sleep(time.Hour) }), time.Microsecond},
 		{"slept, and set", nil, around(false, slept, set(time.Hour), slept, set(-time.Hour)), time.Microsecond},
@@ -183,13 +191,18 @@ func TestClockForgets(t *testing.T) {
 // TestClockKeepsWhatItKnows measures closer and closer, and does not take noise for a change.
 func TestClockKeepsWhatItKnows(t *testing.T) {
 	w := newWorld(plan.Boottime)
-	w.told()
-	for n := range 100 {
-		w.pass(time.Duration(n) * time.Second)
+	distance := w.wall - w.boot
+	for _, reading := range []time.Duration{10 * time.Millisecond, time.Microsecond, 100, 10 * time.Millisecond} {
+		w.pass(time.Second)
+		w.reading = reading
 		w.told()
 	}
-	if h := w.clock.known.Load(); h.n != 1 {
+	h := w.clock.known.Load()
+	if h.n != 1 {
 		t.Errorf("%d spans of time, and the clock was never set", h.n)
+	}
+	if off := h.spans[0].ahead.middle() - distance; off < -300 || off > 300 {
+		t.Errorf("off by %d ns after a measurement that took 300", off)
 	}
 }
 
