@@ -33,6 +33,7 @@ FEATURES_legacy :=
 FEATURES_ring   := -DHAVE_RODATA -DHAVE_RINGBUF
 SOURCES         := $(wildcard bpf/src/*.bpf.c)
 OBJDIR          ?= bpf/obj
+NETD            ?= scripts/netd/netd.o
 OBJECTS         := $(foreach v,$(VARIANTS),$(patsubst bpf/src/%.bpf.c,$(OBJDIR)/%.$(v).o,$(SOURCES)))
 
 # The same bytes on every machine: a pinned clang, no path of this one.
@@ -46,12 +47,14 @@ $(OBJDIR)/%.$(1).o: bpf/src/%.bpf.c $(wildcard bpf/src/*.h) Makefile scripts/cla
 	$$$$P/bin/llvm-strip -g $$@
 endef
 $(foreach v,$(VARIANTS),$(eval $(call variant,$(v))))
+# The programs of the tests' netd: one object, in the same way.
+$(eval $(subst $(OBJDIR)/%.netd.o: bpf/src/%.bpf.c,$(NETD): scripts/netd/src/netd.bpf.c,$(call variant,netd)))
 
-bpf: $(OBJECTS) ## build the bpf objects that changed
+bpf: $(OBJECTS) $(NETD) ## build the bpf objects that changed
 check-bpf: ## rebuild the bpf objects elsewhere and compare them with the committed ones
-	@rm -rf build/obj
-	@$(MAKE) --no-print-directory OBJDIR=build/obj bpf
-	@diff -r build/obj bpf/obj || { echo "bpf/obj differs from what bpf/src gives: run 'make bpf' and commit it" >&2; exit 1; }
+	@rm -rf build/obj build/netd.o
+	@$(MAKE) --no-print-directory OBJDIR=build/obj NETD=build/netd.o bpf
+	@diff -r build/obj bpf/obj && cmp build/netd.o scripts/netd/netd.o || { echo "an object differs from what its source gives: run 'make bpf' and commit it" >&2; exit 1; }
 .PHONY: bpf check-bpf
 
 # make btf                                       facts/*.csv -> min/*.btf
@@ -81,7 +84,7 @@ test: deps lint check-bpf test-pure test-host test-fuzz test-static test-lab ## 
 test-pure: ## packages that need neither cgo nor root
 	@CGO_ENABLED=0 scripts/gotest.sh ./agent/pcapng ./agent/plan ./agent/plugin ./android ./btf/...
 test-host: ## everything on this kernel: objects, filters, hooks, captures in namespaces (root)
-	@$(call cgo,host); scripts/gotest.sh -tags $(TAGS) ./agent/... ./bpf/... ./android/... ./btf/... ./scripts/nettest/...
+	@$(call cgo,host); scripts/gotest.sh -tags $(TAGS) ./agent/... ./bpf/... ./android/... ./btf/... ./scripts/netd/... ./scripts/nettest/...
 test-fuzz: ## each fuzz target for 15 seconds
 	@timeout -k 10 600 $(MAKE) --no-print-directory FUZZTIME=15s fuzz
 test-static: agent ## the phone's binary is what it must be
@@ -104,7 +107,7 @@ fuzz: ## fuzz what parses foreign bytes, each parser for FUZZTIME (10m) (root)
 lint: ## gofmt, go vet, clang-format, shellcheck
 	@out=$$(gofmt -l agent android bpf btf scripts); [ -z "$$out" ] || { echo "gofmt: $$out" >&2; exit 1; }
 	@$(call cgo,host); $(GO) vet -tags $(TAGS) ./...
-	@$$(scripts/clang.sh)/bin/clang-format --dry-run -Werror bpf/src/*.[ch]
+	@$$(scripts/clang.sh)/bin/clang-format --style=file:bpf/src/.clang-format --dry-run -Werror bpf/src/*.[ch] scripts/netd/src/*.c
 	@git ls-files -z --cached --others --exclude-standard '*.sh' .ci/run scripts/lab/guest | xargs -0 grep -lZE '^#!.*sh' | xargs -0 shellcheck -x
 .PHONY: lint
 
