@@ -17,6 +17,7 @@ const usage = `usage:
   phone udp [-n N] HOST:PORT                send datagrams, wait for each echo
   phone wait HOST:PORT...                   until all accept TCP
   phone pipe TUN1 NETNS TUN2                two tun devices, end to end
+  phone netd COMMAND                        a stand-in for Android's netd; without COMMAND: which there are
   su [USER] [-c COMMAND...]                 when called su
 `
 
@@ -26,6 +27,7 @@ var commands = map[string]func(args []string) error{
 	"udp":   udp,
 	"wait":  wait,
 	"pipe":  pipe,
+	"netd":  netdCommand,
 }
 
 func main() {
