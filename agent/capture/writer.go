@@ -20,6 +20,7 @@ type writer struct {
 	empty chan *batch // batches that readers may use again
 	most  uint64      // packets to write; 0: no limit
 	eager bool        // flush after each batch
+	after func(time.Duration) <-chan time.Time
 
 	enough    chan struct{}  // closed when most packets are written
 	failed    chan struct{}  // closed when the output has failed
@@ -42,7 +43,7 @@ type note struct {
 
 func newWriter(most uint64, eager bool) *writer {
 	return &writer{
-		most: most, eager: eager,
+		most: most, eager: eager, after: time.After,
 		in:        make(chan *batch, 4),
 		empty:     make(chan *batch, 4),
 		enough:    make(chan struct{}),
@@ -55,8 +56,7 @@ func newWriter(most uint64, eager bool) *writer {
 // run writes to out what comes until in is closed, and flushes.
 func (w *writer) run(out *pcapng.Writer) {
 	w.out = out
-	tick := time.NewTicker(flushEvery)
-	defer tick.Stop()
+	var due <-chan time.Time // of the blocks in the buffer; nil: there is none
 	for {
 		select {
 		case b, open := <-w.in:
@@ -68,12 +68,16 @@ func (w *writer) run(out *pcapng.Writer) {
 			for _, block := range b.blocks {
 				w.write(block)
 			}
-			if w.eager {
+			switch {
+			case w.eager:
 				w.flush()
+			case due == nil:
+				due = w.after(flushEvery)
 			}
 			w.recycle(b)
-		case <-tick.C:
+		case <-due:
 			w.flush()
+			due = nil
 		}
 		w.written.Store(out.Packets())
 	}

@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package capture
+
+import (
+	"testing"
+	"time"
+
+	"droidtap/agent/pcapng"
+)
+
+// arrivals has what is written to it.
+type arrivals chan int
+
+func (a arrivals) Write(b []byte) (int, error) { a <- len(b); return len(b), nil }
+
+// The first block that stays in the buffer starts the time after which it is written, and nothing else does.
+func TestWriterFlushes(t *testing.T) {
+	w := newWriter(0, false)
+	asked := make(chan time.Duration, 10)
+	due := make(chan time.Time)
+	w.after = func(d time.Duration) <-chan time.Time { asked <- d; return due }
+	out, ended := make(arrivals, 10), make(chan struct{})
+	go func() { w.run(pcapng.NewWriter(out, pcapng.Section{})); close(ended) }()
+	block := func(n int) *batch { return &batch{blocks: []pcapng.Block{&pcapng.Interface{Index: n, Name: "a"}}} }
+	for round := range 3 {
+		w.in <- block(2 * round)
+		w.in <- block(2*round + 1)
+		if d := <-asked; d != flushEvery {
+			t.Errorf("%v, want %v", d, flushEvery)
+		}
+		due <- time.Time{}
+		if n := <-out; n == 0 {
+			t.Error("nothing is written")
+		}
+	}
+	close(w.in)
+	<-ended
+	if len(asked) > 0 || len(out) > 0 {
+		t.Errorf("%d times more are asked for, %d more are written", len(asked), len(out))
+	}
+}
