@@ -46,7 +46,7 @@ func (o Options) check() error {
 	return nil
 }
 
-// Socket is a packet socket. Next and Idle belong to one goroutine, the other methods may be called from any.
+// Socket is a packet socket. Next belongs to one goroutine, the other methods may be called from any.
 type Socket struct {
 	name string
 	fd   int
@@ -54,13 +54,15 @@ type Socket struct {
 	ring ring
 	slot *ebpf.Map // holds the filter: see attach
 
-	reading sync.Mutex // held by Next and Idle; Close waits for it before it unmaps the ring
+	reading sync.Mutex // held by Next; Close waits for it before it unmaps the ring
 	cursor  cursor
 
-	flush  atomic.Bool // asked for, not yet seen by Next
-	closed atomic.Bool
+	flush   atomic.Bool // asked for, not yet seen by Next
+	settled atomic.Bool // the kernel writes no more packets into the ring
+	closed  atomic.Bool
 
 	mu      sync.Mutex // of what follows, and of the file descriptors outside of Next
+	ifindex int
 	stopped bool
 	dropped uint64
 }
@@ -73,7 +75,7 @@ type Socket struct {
 // on a kernel without packet sockets (CONFIG_PACKET), unix.ENODEV where there is no such interface, and unix.ENOMEM
 // where there is no room for the ring.
 func Open(o Options, filter *ebpf.Program) (*Socket, error) {
-	s := &Socket{name: o.Name, fd: -1, wake: -1}
+	s := &Socket{name: o.Name, ifindex: o.Ifindex, fd: -1, wake: -1}
 	err := o.check()
 	if err == nil {
 		err = s.open(o, filter)
@@ -101,8 +103,12 @@ func (s *Socket) open(o Options, filter *ebpf.Program) error {
 	if err := s.prepare(o, filter); err != nil {
 		return err
 	}
-	const protocol = unix.ETH_P_ALL<<8&0xff00 | unix.ETH_P_ALL>>8 // big endian
-	if err := unix.Bind(s.fd, &unix.SockaddrLinklayer{Protocol: protocol, Ifindex: o.Ifindex}); err != nil {
+	return s.bind(unix.ETH_P_ALL)
+}
+
+func (s *Socket) bind(protocol uint16) error {
+	to := &unix.SockaddrLinklayer{Protocol: protocol<<8 | protocol>>8, Ifindex: s.ifindex} // big endian
+	if err := unix.Bind(s.fd, to); err != nil {
 		return fmt.Errorf("bind: %w", err)
 	}
 	return nil
@@ -149,22 +155,31 @@ func (s *Socket) Update(filter *ebpf.Program) error {
 	})
 }
 
-// Stop lets no more packets into the ring; those in it remain to be read. A packet that the filter has just taken may
-// still come. It may be called again.
+// Stop lets no more packets into the ring; those in it remain to be read. It may be called again.
 func (s *Socket) Stop() error {
 	return s.do("stop", func() error {
 		if s.stopped {
 			return nil
 		}
-		err := s.slot.Delete(uint32(0))
-		s.stopped = err == nil
+		if err := s.slot.Delete(uint32(0)); err != nil {
+			return err
+		}
+		s.stopped = true
+		// To be bound anew waits until the kernel is done with each packet that the filter took (net/packet/af_packet.c
+		// packet_do_bind, synchronize_net). Which protocol it is does not matter: there is no filter that takes one. Of
+		// an interface that is gone the kernel has taken off the socket before.
+		err := s.bind(unix.ETH_P_LOOPBACK)
+		if errors.Is(err, unix.ENODEV) {
+			err = nil
+		}
+		s.settled.Store(err == nil)
 		return err
 	})
 }
 
 // Flush lets Next hand out the packets that are in the ring now, and then return ErrFlushed. It does not wait. Some
-// may lie in the block that the kernel fills, and become visible only when their time (Options.Retire) is over: Next
-// waits for them.
+// may lie in the block that the kernel fills. After Stop they are handed out, too; before it they become visible only
+// when their time (Options.Retire) is over, and Next waits for them.
 func (s *Socket) Flush() error {
 	return s.do("flush", func() error {
 		s.flush.Store(true)

@@ -34,6 +34,10 @@ func TestDownAndUp(t *testing.T) {
 		near.Run(t, "ip", "link", "set", "veth0", "down")
 		none(t, s, "it is down")
 	}
+	must(t, s.Stop())
+	if ps := flushed(t, s); len(ps) != 0 {
+		t.Errorf("%d packets after Stop", len(ps))
+	}
 }
 
 func TestDeleted(t *testing.T) {
@@ -69,31 +73,6 @@ func TestDeadline(t *testing.T) {
 	if _, err := s.Next(time.Now().Add(-time.Second)); err != nil {
 		t.Errorf("the deadline is over, and a packet is there: %v", err)
 	}
-}
-
-func TestIdle(t *testing.T) {
-	near, _ := pair(t)
-	s := open(t, near, "veth0", Options{}, ours(t, all))
-	idle := func(want bool, rule string) {
-		t.Helper()
-		if s.Idle() != want {
-			t.Errorf("%s: Idle is %v", rule, !want)
-		}
-	}
-	idle(true, "nothing was sent")
-	// The kernel needs a second block for the last of these.
-	send(t, near, "veth0", frames(100, 1000)...)
-	for range 100 {
-		next(t, s)
-		if s.cursor.packets > 0 {
-			idle(false, "packets of the block are left")
-		} else if s.ring.block(s.cursor.block + 1).ours() {
-			idle(false, "a block is left")
-		}
-	}
-	idle(true, "the last packet was handed out")
-	must(t, s.Close())
-	idle(false, "Next does not wait any more")
 }
 
 // waits starts a goroutine in Next, and returns when its thread sleeps there. The channel has what Next returned.

@@ -45,7 +45,8 @@ func (s *Socket) Next(deadline time.Time) (Packet, error) {
 			c.flushing = false
 			return Packet{}, ErrFlushed
 		}
-		if b := s.ring.block(c.block); b.ours() {
+		// What the kernel has not handed over is complete where it writes no more, and filled has seen packets in it.
+		if b := s.ring.block(c.block); b.ours() || c.flushing && s.settled.Load() {
 			c.held, c.packets, c.at = true, b.packets(), b.first()
 			continue
 		}
@@ -54,20 +55,6 @@ func (s *Socket) Next(deadline time.Time) (Packet, error) {
 		}
 	}
 	return Packet{}, os.ErrClosed
-}
-
-// Idle tells that Next would wait.
-func (s *Socket) Idle() bool {
-	s.reading.Lock()
-	defer s.reading.Unlock()
-	c := s.cursor
-	if s.closed.Load() || c.packets > 0 {
-		return false
-	}
-	if c.held {
-		c.block++
-	}
-	return !s.ring.block(c.block).ours()
 }
 
 // read returns the packet at the cursor.
