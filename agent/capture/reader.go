@@ -12,7 +12,6 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/perf"
-	"github.com/cilium/ebpf/ringbuf"
 
 	"droidtap/agent/pcapng"
 	"droidtap/agent/plugin"
@@ -21,6 +20,8 @@ import (
 const (
 	// latency is how long a record may wait in a ring that is not filling up.
 	latency = 100 * time.Millisecond
+	// seldom is latency's place where nothing came for long, and the kernel cannot tell that something comes.
+	seldom = 2 * time.Second
 	// arenaSize is how many bytes of records make a batch; a larger record has its own memory.
 	arenaSize = 256 << 10
 	// minPerCPU holds a few of the largest perf records, in bytes.
@@ -46,29 +47,28 @@ func (b *batch) reset() *batch {
 
 // ring is the kernel's end of a stream of records.
 type ring interface {
-	// next returns the next record, in buf if it fits: os.ErrDeadlineExceeded
-	// after the deadline and errFlushed after flush, each when nothing is left.
+	// next returns the next record, in buf if it fits. When none is there it returns errEmpty, once; called again it
+	// waits. After flush, when nothing is left, the error is one of which flushed is true.
 	next(buf []byte) ([]byte, error)
-	deadline(time.Time)
 	flush() error
-	// idle tells that next would wait, as far as that can be known without asking.
-	idle() bool
 	// ordered tells whether records come in the order of their time.
 	ordered() bool
 	Close() error
 }
 
-var errFlushed = ringbuf.ErrFlushed
+// errEmpty asks to hand on what came from a ring, for the next call may wait for long.
+var errEmpty = errors.New("the ring is empty")
+
+// flushed tells whether a ring has ended by flush.
+func flushed(err error) bool {
+	return errors.Is(err, plugin.ErrFlushed) || errors.Is(err, perf.ErrFlushed)
+}
 
 // openRing opens the ring that m is. buffer is in bytes, for all processors, and
 // wakeup is how many of them may wait before the reader is woken.
 func openRing(m *ebpf.Map, buffer, wakeup int) (ring, error) {
 	if m.Type() == ebpf.RingBuf {
-		r, err := ringbuf.NewReader(m)
-		if err != nil {
-			return nil, fmt.Errorf("open the ring buffer: %w", err)
-		}
-		return ringBuffer{r}, nil
+		return openRingBuffer(m, wakeup)
 	}
 	cpus, err := ebpf.PossibleCPU()
 	if err != nil {
@@ -79,53 +79,84 @@ func openRing(m *ebpf.Map, buffer, wakeup int) (ring, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open the perf buffers: %w", err)
 	}
-	return perfBuffer{r}, nil
+	return newPerfBuffer(r, time.Now), nil
 }
 
-type ringBuffer struct{ *ringbuf.Reader }
-
-func (r ringBuffer) next(buf []byte) ([]byte, error) {
-	rec := ringbuf.Record{RawSample: buf}
-	err := r.ReadInto(&rec)
-	return rec.RawSample, err
+// perfReader is perf.Reader as far as it is used.
+type perfReader interface {
+	ReadInto(*perf.Record) error
+	SetDeadline(time.Time)
+	Flush() error
+	Close() error
 }
-func (r ringBuffer) deadline(t time.Time) { r.SetDeadline(t) }
-func (r ringBuffer) flush() error         { return r.Flush() }
-func (r ringBuffer) idle() bool           { return r.AvailableBytes() == 0 }
-func (r ringBuffer) ordered() bool        { return true }
 
-type perfBuffer struct{ *perf.Reader }
+// perfBuffer looks into the buffers at times: the kernel wakes for a number of bytes, which is set when they are opened,
+// and the first record has fewer. The times are latency apart while records come, and up to seldom while none do.
+type perfBuffer struct {
+	perfReader
+	now    func() time.Time
+	pause  time.Duration // before the look that comes next
+	recent bool          // a record came since the last one
+}
+
+func newPerfBuffer(r perfReader, now func() time.Time) *perfBuffer {
+	p := &perfBuffer{perfReader: r, now: now}
+	p.await(latency)
+	return p
+}
+
+func (p *perfBuffer) await(pause time.Duration) {
+	p.pause = pause
+	p.SetDeadline(p.now().Add(pause))
+}
 
 // next skips the kernel's notices of lost records: countsOf finds what is missing.
-func (p perfBuffer) next(buf []byte) ([]byte, error) {
+func (p *perfBuffer) next(buf []byte) ([]byte, error) {
 	for {
 		rec := perf.Record{RawSample: buf}
-		if err := p.ReadInto(&rec); err != nil {
+		err := p.ReadInto(&rec)
+		switch {
+		case errors.Is(err, os.ErrDeadlineExceeded) && p.recent:
+			p.recent = false
+			p.await(latency)
+			return nil, errEmpty
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			p.await(min(2*p.pause, seldom))
+			continue
+		case err != nil:
 			return nil, err
+		case rec.LostSamples > 0:
+			continue
 		}
-		if rec.LostSamples == 0 {
-			return rec.RawSample, nil
+		if !p.recent && p.pause > latency {
+			p.await(latency) // this one is not to wait for the rest of a long pause
 		}
+		p.recent = true
+		return rec.RawSample, nil
 	}
 }
-func (p perfBuffer) deadline(t time.Time) { p.SetDeadline(t) }
-func (p perfBuffer) flush() error         { return p.Flush() }
-func (p perfBuffer) idle() bool           { return false }
-func (p perfBuffer) ordered() bool        { return false }
+func (p *perfBuffer) flush() error  { return p.Flush() }
+func (p *perfBuffer) ordered() bool { return false }
 
-// foreign is a ring that a source brought.
+// foreign is a ring that a source brought. It wakes by itself when it has records.
 type foreign struct {
 	plugin.Ring
-	until time.Time
+	told bool // errEmpty was returned since the last record
 }
 
-func (f *foreign) next(buf []byte) ([]byte, error) { return f.Next(buf, f.until) }
-func (f *foreign) deadline(t time.Time)            { f.until = t }
-func (f *foreign) flush() error                    { return f.Flush() }
-func (f *foreign) idle() bool {
-	i, ok := f.Ring.(interface{ Idle() bool })
-	return ok && i.Idle()
+func (f *foreign) next(buf []byte) ([]byte, error) {
+	var until time.Time // none
+	if !f.told {
+		until = time.Unix(1, 0) // over: what is there, without a wait
+	}
+	raw, err := f.Next(buf, until)
+	f.told = errors.Is(err, os.ErrDeadlineExceeded)
+	if f.told {
+		return nil, errEmpty
+	}
+	return raw, err
 }
+func (f *foreign) flush() error  { return f.Flush() }
 func (f *foreign) ordered() bool { return true }
 
 // byTime sorts packets that came from the rings of several processors. Blocks of
@@ -171,19 +202,13 @@ func read(r ring, decode func([]byte) (pcapng.Block, error), empty <-chan *batch
 			b = newBatch()
 		}
 	}
-	r.deadline(time.Now().Add(latency)) // perf buffers never call themselves idle
 	for {
-		if r.idle() {
-			deliver()
-			r.deadline(time.Now().Add(latency))
-		}
 		raw, err := r.next(b.arena[b.used:b.used])
 		switch {
-		case errors.Is(err, os.ErrDeadlineExceeded):
+		case err == errEmpty:
 			deliver()
-			r.deadline(time.Now().Add(latency))
 			continue
-		case errors.Is(err, errFlushed), errors.Is(err, plugin.ErrFlushed):
+		case flushed(err):
 			deliver()
 			return t, nil
 		case err != nil:

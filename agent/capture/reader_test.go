@@ -5,17 +5,22 @@ package capture
 import (
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"io"
+	"os"
+	"slices"
 	"testing"
 	"time"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/perf"
+	"github.com/google/go-cmp/cmp"
 
 	"droidtap/agent/pcapng"
 	"droidtap/agent/plugin"
 )
 
-// busyRing has records of one size at once, and is never idle until it is empty.
+// busyRing has records of one size at once, and is never empty before its end.
 type busyRing struct {
 	left, size int
 	inOrder    bool
@@ -23,7 +28,7 @@ type busyRing struct {
 
 func (r *busyRing) next(buf []byte) ([]byte, error) {
 	if r.left == 0 {
-		return nil, errFlushed
+		return nil, plugin.ErrFlushed
 	}
 	r.left--
 	if cap(buf) < r.size {
@@ -33,11 +38,9 @@ func (r *busyRing) next(buf []byte) ([]byte, error) {
 	binary.LittleEndian.PutUint64(raw, uint64(r.left))
 	return raw, nil
 }
-func (r *busyRing) deadline(time.Time) {}
-func (r *busyRing) flush() error       { return nil }
-func (r *busyRing) idle() bool         { return false }
-func (r *busyRing) ordered() bool      { return r.inOrder }
-func (r *busyRing) Close() error       { return nil }
+func (r *busyRing) flush() error  { return nil }
+func (r *busyRing) ordered() bool { return r.inOrder }
+func (r *busyRing) Close() error  { return nil }
 
 // numbered decodes the records of busyRing; those of odd number are bad.
 type numbered struct{ bad bool }
@@ -97,6 +100,116 @@ func TestPacketsAreSorted(t *testing.T) {
 	})
 	if err != nil {
 		t.Error(err)
+	}
+}
+
+// askedRing is a plugin.Ring that has one record each time it is asked to wait, until it ends; it notes how it was asked.
+type askedRing struct {
+	left  int
+	there bool
+	asked []string
+}
+
+func (r *askedRing) Next(buf []byte, deadline time.Time) ([]byte, error) {
+	switch {
+	case deadline.IsZero():
+		r.asked = append(r.asked, "wait without an end")
+		if r.left == 0 {
+			return nil, plugin.ErrFlushed
+		}
+		r.left--
+		r.there = true
+		return append(buf[:0], make([]byte, 64)...), nil
+	case time.Until(deadline) > 0:
+		r.asked = append(r.asked, "wait "+time.Until(deadline).String())
+	default:
+		r.asked = append(r.asked, "look")
+		if r.there {
+			r.there = false
+			return append(buf[:0], make([]byte, 64)...), nil
+		}
+	}
+	return nil, os.ErrDeadlineExceeded
+}
+func (r *askedRing) Flush() error { return nil }
+func (r *askedRing) Close() error { return nil }
+
+// A ring that wakes by itself is asked for all that is there, and then to wait as long as it takes, with nothing held back.
+func TestIdleReaderWaits(t *testing.T) {
+	r := &askedRing{left: 2}
+	_, err := read(&foreign{Ring: r}, numbered{}.Decode, nil, func(b *batch) {
+		r.asked = append(r.asked, fmt.Sprintf("%d handed on", len(b.blocks)))
+	})
+	round := []string{"wait without an end", "look", "look", "2 handed on"}
+	want := slices.Concat([]string{"look"}, round, round, []string{"wait without an end"})
+	if diff := cmp.Diff(want, r.asked); diff != "" || err != nil {
+		t.Errorf("%v (-want +got):\n%s", err, diff)
+	}
+}
+
+// looks are perf buffers with records at some of the times when they are looked into.
+type looks struct {
+	clock    time.Time
+	deadline time.Time
+	at       []time.Duration // of the records, from the start
+	early    bool            // records wake the reader
+	over     bool            // the deadline is, and it was not yet said
+	seen     []time.Duration // when they were looked into, from the start
+}
+
+var start = time.Unix(1000, 0)
+
+// ReadInto returns what a look at the deadline finds, and then that it was the deadline, as perf.Reader does.
+func (l *looks) ReadInto(*perf.Record) error {
+	woken := len(l.at) > 0 && l.early && start.Add(l.at[0]).Before(l.deadline)
+	switch {
+	case woken:
+		l.clock = start.Add(l.at[0])
+	case !l.over:
+		l.clock, l.over = l.deadline, true
+		l.seen = append(l.seen, l.clock.Sub(start))
+	}
+	if len(l.at) > 0 && !start.Add(l.at[0]).After(l.clock) {
+		l.at = l.at[1:]
+		return nil
+	}
+	l.over = false
+	if len(l.seen) == 12 {
+		return perf.ErrFlushed
+	}
+	return os.ErrDeadlineExceeded
+}
+func (l *looks) SetDeadline(t time.Time) { l.deadline = t }
+func (l *looks) Flush() error            { return nil }
+func (l *looks) Close() error            { return nil }
+
+// Perf buffers are looked into less and less often, until a record comes.
+func TestIdlePerfReader(t *testing.T) {
+	for _, c := range []struct {
+		rule  string
+		early bool
+		at    time.Duration // of the only record
+		want  []int         // ms
+	}{
+		{"no record", false, time.Hour, []int{100, 300, 700, 1500, 3100, 5100, 7100, 9100, 11100, 13100, 15100, 17100}},
+		{"a record is found by a look", false, 4 * time.Second, []int{100, 300, 700, 1500, 3100, 5100, 5200, 5400, 5800, 6600, 8200, 10200}},
+		{"a record that wakes waits no longer than others", true, 4 * time.Second, []int{100, 300, 700, 1500, 3100, 4100, 4200, 4400, 4800, 5600, 7200, 9200}},
+	} {
+		t.Run(c.rule, func(t *testing.T) {
+			l := &looks{clock: start, at: []time.Duration{c.at}, early: c.early}
+			p := newPerfBuffer(l, func() time.Time { return l.clock })
+			var err error
+			for n := 0; n < 100 && (err == nil || err == errEmpty); n++ {
+				_, err = p.next(nil)
+			}
+			var got []int
+			for _, d := range l.seen {
+				got = append(got, int(d.Milliseconds()))
+			}
+			if diff := cmp.Diff(c.want, got); diff != "" || !flushed(err) {
+				t.Errorf("%v (-want +got):\n%s", err, diff)
+			}
+		})
 	}
 }
 

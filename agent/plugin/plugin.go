@@ -133,11 +133,11 @@ type Stream struct {
 	Decode func(raw []byte) (pcapng.Block, error)
 }
 
-// Ring is records on their way from the kernel. It may also have Idle() bool, called as Next is, which tells that Next
-// would wait.
+// Ring is records on their way from the kernel.
 type Ring interface {
 	// Next returns the next record, in buf if it fits into its capacity. The error is
-	// os.ErrDeadlineExceeded after the deadline, and wraps ErrFlushed after Flush, each when nothing is left.
+	// os.ErrDeadlineExceeded after the deadline, which may be over (then it does not wait) or the zero time (then it waits
+	// without an end), and wraps ErrFlushed after Flush, each when nothing is left.
 	Next(buf []byte, deadline time.Time) ([]byte, error)
 	// Flush has Next return what is there and then ErrFlushed. It is called after the
 	// source was closed, while another goroutine may be in Next.

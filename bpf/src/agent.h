@@ -41,7 +41,7 @@ struct settings {
 	__u32 snaplen;	     /* 1 to 262144 */
 	__u32 directions;    /* enum direction, or-ed: what to record */
 	__u32 owner;	     /* 1: only packets of the uids in the map of that name */
-	__u32 wakeup;	     /* bytes that may wait in the ring before the reader is woken */
+	__u32 wakeup;	     /* bytes in the ring from which on each record wakes the reader */
 	__u32 loopback_once; /* 1: record what loopback sends only where it comes in */
 };
 
@@ -112,11 +112,17 @@ struct {
 	__type(value, struct event);
 } events SEC(".maps");
 
+/*
+ * From the threshold on each record wakes the reader. Below it the kernel's own
+ * rule holds: one wakes that comes when the reader has read all before it. The
+ * reader says so only when it goes to sleep: see agent/capture/ringbuf.go. A
+ * discarded record wakes as well, or the one behind it would not be the first.
+ */
 static __always_inline __u64 wakeup(void)
 {
 	return bpf_ringbuf_query(&events, BPF_RB_AVAIL_DATA) >= setting()->wakeup
 		       ? BPF_RB_FORCE_WAKEUP
-		       : BPF_RB_NO_WAKEUP;
+		       : 0;
 }
 
 /*
@@ -140,7 +146,7 @@ static __always_inline __u64 wakeup(void)
 		n &= (size)-1;                                                                     \
 		r->e = *e;                                                                         \
 		if (e->caplen && bpf_skb_load_bytes(skb, 0, r->bytes, n + 1)) {                    \
-			bpf_ringbuf_discard(r, BPF_RB_NO_WAKEUP);                                  \
+			bpf_ringbuf_discard(r, 0);                                                 \
 			return -1;                                                                 \
 		}                                                                                  \
 		bpf_ringbuf_submit(r, wakeup());                                                   \
@@ -178,7 +184,7 @@ static __always_inline int emit_gso(struct __sk_buff *skb, const struct event *e
 	r->e = *e;
 	if (bpf_skb_load_bytes(skb, 0, r->first, GSO_FIRST) ||
 	    bpf_skb_load_bytes(skb, GSO_FIRST, r->rest, n + 1)) {
-		bpf_ringbuf_discard(r, BPF_RB_NO_WAKEUP);
+		bpf_ringbuf_discard(r, 0);
 		return -1;
 	}
 	bpf_ringbuf_submit(r, wakeup());
