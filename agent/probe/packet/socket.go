@@ -20,8 +20,10 @@ import (
 
 const (
 	// How long a packet may wait in a block of a socket's ring: as a rule, where each is to be written at once, and where its
-	// owner is to be asked for while there is one. A block that is handed over early is lost to the ring until it was read.
-	retire      = 50 * time.Millisecond
+	// owner is to be asked for while there is one. The kernel's timer runs as often, packets or not, and wakes a processor
+	// each time: as a rule it is what tcpdump takes (tcpdump.c, timeout). A block that is handed over early is lost to the
+	// ring until it was read.
+	retire      = time.Second
 	retireSoon  = 15 * time.Millisecond
 	retireOwner = 2 * time.Millisecond
 	// leastRing is what a socket's ring has of a buffer that many interfaces share, in bytes: 16 packets of the largest size.
