@@ -123,7 +123,9 @@ bench: agent-host ## time to ready and memory beside tcpdump's (root)
 	@scripts/bench/start.sh build/host/agent
 bench-filter: ## what filters cost a packet, beside eCapture's way (root)
 	@$(call cgo,host); $(GO) run -tags $(TAGS) ./scripts/bench/filter
-.PHONY: bench bench-filter
+bench-idle: agent-host ## wake-ups and processor time of captures that capture nothing, beside tcpdump's (root)
+	@scripts/bench/idle.sh build/host/agent
+.PHONY: bench bench-filter bench-idle
 
 clean: ## remove what was built here (the cache outside the tree stays)
 	rm -rf build

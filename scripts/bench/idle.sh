@@ -1,0 +1,90 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+#
+# idle.sh AGENT [SECONDS] : how often captures that capture nothing wake up (context
+# switches, voluntary and not), and what processor time they take: the agent by each
+# backend and object, and tcpdump, all at once on a veth in a namespace made here. First
+# nothing passes, then some hundred packets a second that the filter does not match. What
+# the filter costs is not in it: that is the sender's time. Needs root, ip, tcpdump.
+set -euo pipefail
+
+agent=${1:?agent} seconds=${2:-60}
+ns=droidtap-idle-$$ dir=$(mktemp -d)
+started=()
+cleanup() {
+    kill "${started[@]}" 2>/dev/null || true
+    wait
+    ip netns del "$ns" 2>/dev/null || true
+    rm -rf "$dir"
+}
+trap cleanup EXIT
+ip netns add "$ns"
+ip -n "$ns" link add cap0 type veth peer name cap1
+for n in 0 1; do
+    # No solicitations and reports of the kernel's own.
+    ip netns exec "$ns" sysctl -qw "net.ipv6.conf.cap$n.disable_ipv6=1"
+    ip -n "$ns" link set "cap$n" up
+    ip -n "$ns" address add "10.98.$n.1/24" dev "cap$n"
+    # Nobody's address: what is sent there is answered by nobody.
+    ip -n "$ns" neighbour add "10.98.$n.9" lladdr 02:ff:00:00:00:ff dev "cap$n"
+done
+
+names=('tcx' 'tc' 'packet' 'tcx legacy' 'packet legacy' 'tcpdump')
+commands=(
+    "$agent --backend tcx" "$agent --backend tc" "$agent --backend packet"
+    "$agent --backend tcx --object legacy" "$agent --backend packet --object legacy" tcpdump
+)
+pids=()
+for i in "${!names[@]}"; do
+    # shellcheck disable=SC2086  # words
+    ip netns exec "$ns" ${commands[i]} -i cap0 -B 4096 -w "$dir/$i" port 443 2>"$dir/$i.err" &
+    started+=($!) pids[i]=$!
+    until grep -q -e 'capturing on' -e 'listening on' "$dir/$i.err"; do
+        kill -0 "${pids[i]}" 2>/dev/null || { pids[i]='' && break; }
+        sleep 0.05
+    done
+done
+sleep 3 # what belongs to the start
+
+# counters PID : context switches that it wished, those that it suffered, and ns on a processor, of all its threads.
+counters() {
+    cat /proc/"$1"/task/*/status | awk '/^voluntary_ctxt/ {v += $2} /^nonvoluntary_ctxt/ {n += $2} END {printf "%d %d ", v, n}'
+    cat /proc/"$1"/task/*/schedstat | awk '{t += $1} END {printf "%d\n", t}'
+}
+
+# passed : packets that have passed cap0.
+passed() { ip netns exec "$ns" sh -c 'cat /sys/class/net/cap0/statistics/[rt]x_packets' | awk '{n += $1} END {print n}'; }
+
+# measure TEXT : a table of the time that follows.
+measure() {
+    local i before=() v n t w m u packets
+    packets=$(passed)
+    for i in "${!names[@]}"; do [[ -z ${pids[i]} ]] || before[i]=$(counters "${pids[i]}"); done
+    sleep "$seconds"
+    printf '%-28s %12s %12s %12s   (%d s, %d packets/s)\n' "$1" \
+        'voluntary/s' 'involunt./s' 'CPU ms/min' "$seconds" "$((($(passed) - packets) / seconds))"
+    for i in "${!names[@]}"; do
+        if [[ -z ${pids[i]} ]]; then
+            printf '  %-26s not on this kernel\n' "${names[i]}"
+            continue
+        fi
+        read -r v n t <<<"${before[i]}"
+        read -r w m u < <(counters "${pids[i]}")
+        awk -v name="${names[i]}" -v v=$((w - v)) -v n=$((m - n)) -v t=$((u - t)) -v s="$seconds" \
+            'BEGIN {printf "  %-26s %12.2f %12.2f %12.2f\n", name, v / s, n / s, t / 1e6 * 60 / s}'
+    done
+}
+
+# send N : 200 datagrams a second out of an interface.
+send() {
+    # shellcheck disable=SC2016
+    exec ip netns exec "$ns" bash -c 'mkfifo "$2"; exec 3>"/dev/udp/10.98.$1.9/9" 4<>"$2"; while :; do printf x >&3; read -rt 0.005 -u 4 || :; done' \
+        send "$1" "$dir/fifo$1"
+}
+
+measure 'nothing passes'
+send 0 &
+started+=($!)
+send 1 &
+started+=($!)
+measure 'packets that do not match'
