@@ -31,7 +31,7 @@ var noRoute = []error{
 }
 
 // Internet returns over which interfaces of the calling thread's network namespace the kernel would send what a process
-// of the user sends to the internet, without a mark: the ifindexes for IPv4, then those for IPv6, without repetition;
+// of the user sends to the internet, without a mark: the ifindexes for IPv4, then those for IPv6, each ascending and without repetition;
 // none without a default route.
 //
 // The kernel decides as for a packet. On Android each network has a table of its own, and rules select the default
@@ -65,6 +65,7 @@ func balanced(first int, family uint8, address netip.Addr, uid uint32) []int {
 	if err != nil || !slices.Contains(all, first) {
 		return []int{first}
 	}
+	slices.Sort(all) // for IPv6 the one that was chosen comes first
 	return all
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
@@ -27,14 +28,11 @@ func list(t testing.TB, s nettest.Space) (all []Link) {
 func TestLinks(t *testing.T) {
 	nettest.Require(t)
 	s := nettest.NewSpace(t)
+	w := watching(t, s, false, 0)
 	// Indexes that a hash of them puts in another order: 300 & 255 is 44.
 	batch(t, s, "link add wlan0 index 300 type veth peer name p-wlan0 index 50", "link set wlan0 up",
 		"link add rmnet0 index 301 type veth peer name p-rmnet0 index 302")
 	nettest.OpenTun(t, s, "v4-wlan0")
-	got := list(t, s)
-	for i := range got {
-		got[i].Received, got[i].Sent = 0, 0
-	}
 	const ethernet, none, loopback = unix.ARPHRD_ETHER, 0xfffe, unix.ARPHRD_LOOPBACK
 	want := []Link{
 		{Interface: android.Interface{Index: 1, Name: "lo", Type: loopback, Up: true, Running: true, Loopback: true}},
@@ -44,8 +42,19 @@ func TestLinks(t *testing.T) {
 		{Interface: android.Interface{Index: 301, Name: "rmnet0", Type: ethernet}},
 		{Interface: android.Interface{Index: 302, Name: "p-rmnet0", Type: ethernet}},
 	}
-	if diff := cmp.Diff(want, got); diff != "" {
-		t.Errorf("(-want +got):\n%s", diff)
+	// The kernel finds out in a worker that the cable leads nowhere (net/core/link_watch.c), and tells.
+	for deadline := time.Now().Add(nettest.Patience); ; next(t, w, deadline) {
+		got := list(t, s)
+		for i := range got {
+			got[i].Received, got[i].Sent = 0, 0
+		}
+		diff := cmp.Diff(want, got)
+		if diff == "" {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("(-want +got):\n%s", diff)
+		}
 	}
 }
 
