@@ -31,8 +31,8 @@ var noRoute = []error{
 }
 
 // Internet returns over which interfaces of the calling thread's network namespace the kernel would send what a process
-// of the user sends to the internet, without a mark: the ifindexes for IPv4, then those for IPv6, each ascending and without repetition;
-// none without a default route.
+// of the user sends to the internet, without a mark: the ifindexes for IPv4, then those for IPv6, each ascending and
+// without repetition; none without a default route.
 //
 // The kernel decides as for a packet. On Android each network has a table of its own, and rules select the default
 // network (fwmark 0x0/0xffff iif lo lookup TABLE) and VPNs (uidrange; system/netd RouteController.cpp), so no list of
