@@ -8,7 +8,6 @@ import (
 	"net/netip"
 	"slices"
 
-	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 )
 
@@ -71,12 +70,12 @@ func balanced(first int, family uint8, address netip.Addr, uid uint32) []int {
 
 // lookUp asks the kernel for a route, and returns the interfaces that it leads over, none where there is none.
 func lookUp(family uint8, address netip.Addr, uid, flags uint32) ([]int, error) {
-	msg := nl.RtMsg{RtMsg: unix.RtMsg{Family: family, Dst_len: uint8(address.BitLen()), Flags: flags}}
-	req := nl.NewNetlinkRequest(unix.RTM_GETROUTE, 0)
-	req.AddData(&msg)
-	req.AddData(nl.NewRtAttr(unix.RTA_DST, address.AsSlice()))
-	req.AddData(nl.NewRtAttr(unix.RTA_UID, nl.Uint32Attr(uid)))
-	raw, err := req.Execute(unix.NETLINK_ROUTE, unix.RTM_NEWROUTE)
+	request := make([]byte, unix.SizeofRtMsg)
+	request[0], request[1] = family, uint8(address.BitLen())
+	ne.PutUint32(request[8:], flags)
+	request = appendAttribute(request, unix.RTA_DST, address.AsSlice())
+	request = appendAttribute(request, unix.RTA_UID, ne.AppendUint32(nil, uid))
+	raw, err := ask(unix.RTM_GETROUTE, 0, request)
 	if slices.ContainsFunc(noRoute, func(no error) bool { return errors.Is(err, no) }) {
 		return nil, nil
 	}

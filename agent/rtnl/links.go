@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"slices"
 
-	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
 	"droidtap/android"
@@ -26,13 +25,12 @@ func Links() ([]Link, error) {
 	var raw [][]byte
 	var err error
 	for range 5 {
-		req := nl.NewNetlinkRequest(unix.RTM_GETLINK, unix.NLM_F_DUMP)
-		req.AddData(nl.NewIfInfomsg(unix.AF_UNSPEC))
-		if raw, err = req.Execute(unix.NETLINK_ROUTE, unix.RTM_NEWLINK); !errors.Is(err, nl.ErrDumpInterrupted) {
+		raw, err = ask(unix.RTM_GETLINK, unix.NLM_F_DUMP, make([]byte, unix.SizeofIfInfomsg)) // AF_UNSPEC
+		if !errors.Is(err, errInterrupted) {
 			break
 		}
 	}
-	if err != nil && !errors.Is(err, nl.ErrDumpInterrupted) {
+	if err != nil && !errors.Is(err, errInterrupted) {
 		return nil, fmt.Errorf("list interfaces: %w", err)
 	}
 	all := make([]Link, 0, len(raw))

@@ -8,6 +8,7 @@ import (
 	"os"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -24,8 +25,8 @@ const (
 
 // Watcher hears of changes. Next belongs to one goroutine, Close may be called from any.
 type Watcher struct {
-	fd     int
-	wake   int // an eventfd, which ends the wait of Next
+	file   *os.File // the socket: waits in the runtime's poller are no system calls of ours, and wake no other thread
+	conn   syscall.RawConn
 	buffer []byte
 
 	reading sync.Mutex // held by Next; Close waits for it before it closes the socket
@@ -44,25 +45,28 @@ func Watch(routes bool) (*Watcher, error) {
 }
 
 func watch(groups []int, room int) (*Watcher, error) {
-	w := &Watcher{fd: -1, wake: -1, buffer: make([]byte, largest)}
+	w := &Watcher{buffer: make([]byte, largest)}
 	if err := w.open(groups, room); err != nil {
-		return nil, fmt.Errorf("watch interfaces: %w", errors.Join(err, w.release()))
+		if w.file != nil {
+			err = errors.Join(err, w.file.Close())
+		}
+		return nil, fmt.Errorf("watch interfaces: %w", err)
 	}
 	return w, nil
 }
 
 func (w *Watcher) open(groups []int, room int) error {
-	var err error
-	if w.wake, err = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK); err != nil {
-		return fmt.Errorf("eventfd: %w", err)
-	}
-	w.fd, err = unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_ROUTE)
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_ROUTE)
 	if err != nil {
 		return fmt.Errorf("rtnetlink socket: %w", err)
 	}
+	w.file = os.NewFile(uintptr(fd), "rtnetlink")
+	if w.conn, err = w.file.SyscallConn(); err != nil {
+		return err
+	}
 	// Without CAP_NET_ADMIN net.core.rmem_max limits the buffer.
-	if unix.SetsockoptInt(w.fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, room) != nil {
-		if err := unix.SetsockoptInt(w.fd, unix.SOL_SOCKET, unix.SO_RCVBUF, room); err != nil {
+	if unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, room) != nil {
+		if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, room); err != nil {
 			return fmt.Errorf("receive buffer of %d bytes: %w", room, err)
 		}
 	}
@@ -70,7 +74,7 @@ func (w *Watcher) open(groups []int, room int) error {
 	for _, group := range groups {
 		address.Groups |= 1 << (group - 1)
 	}
-	if err := unix.Bind(w.fd, &address); err != nil {
+	if err := unix.Bind(fd, &address); err != nil {
 		return fmt.Errorf("bind to groups %#x: %w", address.Groups, err)
 	}
 	return nil
@@ -81,49 +85,38 @@ func (w *Watcher) open(groups []int, room int) error {
 func (w *Watcher) Next(deadline time.Time) (Change, error) {
 	w.reading.Lock()
 	defer w.reading.Unlock()
-	for !w.closed.Load() {
-		if err := w.wait(deadline); err != nil {
-			return Change{}, err
-		}
-		if w.closed.Load() {
-			break
-		}
-		c, err := w.read()
-		if err != nil {
-			return Change{}, fmt.Errorf("read rtnetlink: %w", err)
-		}
-		if !c.none() {
-			return c, nil
+	if err := w.file.SetReadDeadline(deadline); err != nil {
+		return Change{}, os.ErrClosed
+	}
+	var c Change
+	var failed error
+	look := func(fd uintptr) bool {
+		c, failed = w.read(int(fd))
+		return failed != nil || !c.none()
+	}
+	// Also where the deadline is over: then Read would not.
+	if err := w.conn.Control(func(fd uintptr) { look(fd) }); err != nil {
+		return Change{}, os.ErrClosed
+	}
+	if failed == nil && c.none() {
+		switch err := w.conn.Read(look); {
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			return Change{}, os.ErrDeadlineExceeded
+		case err != nil:
+			return Change{}, os.ErrClosed
 		}
 	}
-	return Change{}, os.ErrClosed
-}
-
-// wait waits for a message, the deadline, or Close.
-func (w *Watcher) wait(deadline time.Time) error {
-	var timeout *unix.Timespec
-	if !deadline.IsZero() {
-		left := unix.NsecToTimespec(max(0, int64(time.Until(deadline))))
-		timeout = &left
+	if failed != nil {
+		return Change{}, fmt.Errorf("read rtnetlink: %w", failed)
 	}
-	fds := []unix.PollFd{{Fd: int32(w.fd), Events: unix.POLLIN}, {Fd: int32(w.wake), Events: unix.POLLIN}}
-	n, err := unix.Ppoll(fds, timeout, nil)
-	switch {
-	case errors.Is(err, unix.EINTR):
-		return nil
-	case err != nil:
-		return fmt.Errorf("wait for rtnetlink: %w", err)
-	case n == 0:
-		return os.ErrDeadlineExceeded
-	}
-	return nil
+	return c, nil
 }
 
 // read takes the messages that are there.
-func (w *Watcher) read() (c Change, err error) {
+func (w *Watcher) read(fd int) (c Change, err error) {
 	for n := 0; n < most; n++ {
 		// MSG_TRUNC: the length is that of the datagram, where the buffer is too short for it.
-		size, from, err := unix.Recvfrom(w.fd, w.buffer, unix.MSG_TRUNC)
+		size, from, err := unix.Recvfrom(fd, w.buffer, unix.MSG_TRUNC)
 		switch {
 		case errors.Is(err, unix.EAGAIN):
 			return c, nil
@@ -154,22 +147,11 @@ func (w *Watcher) Close() error {
 	if w.closed.Swap(true) {
 		return nil
 	}
-	_, woken := unix.Write(w.wake, ne.AppendUint64(nil, 1))
-	w.reading.Lock()
+	err := w.file.Close()
+	w.reading.Lock() // until Next has left
 	defer w.reading.Unlock()
-	if err := errors.Join(woken, w.release()); err != nil {
+	if err != nil {
 		return fmt.Errorf("close the watch of interfaces: %w", err)
 	}
 	return nil
-}
-
-// release closes what open has opened, in reverse order.
-func (w *Watcher) release() error {
-	var errs []error
-	for _, fd := range []int{w.fd, w.wake} {
-		if fd >= 0 {
-			errs = append(errs, unix.Close(fd))
-		}
-	}
-	return errors.Join(errs...)
 }

@@ -259,9 +259,10 @@ func TestWatchForeign(t *testing.T) {
 	nettest.Require(t)
 	s := nettest.NewSpace(t)
 	w, witness := watching(t, s, true, 0), watching(t, s, true, 0)
-	address, err := unix.Getsockname(w.fd)
-	if err != nil {
-		t.Fatal(err)
+	var address unix.Sockaddr
+	var err error
+	if outer := w.conn.Control(func(fd uintptr) { address, err = unix.Getsockname(int(fd)) }); outer != nil || err != nil {
+		t.Fatal(outer, err)
 	}
 	forged := packed(unix.RTM_DELLINK, ifinfo(0, 3, 0, 0xffffffff), name("wlan0"))
 	s.Must(t, func() error {
@@ -280,8 +281,8 @@ func TestWatchForeign(t *testing.T) {
 		}
 		return nil
 	})
-	if _, _, err := unix.Recvfrom(witness.fd, make([]byte, 1000), 0); err != nil {
-		t.Fatalf("the group did not get the forged message: %v", err)
+	if outer := witness.conn.Control(func(fd uintptr) { _, _, err = unix.Recvfrom(int(fd), make([]byte, 1000), 0) }); outer != nil || err != nil {
+		t.Fatalf("the group did not get the forged message: %v %v", outer, err)
 	}
 	if c := next(t, w, past); !c.none() {
 		t.Errorf("changed: %+v", c)

@@ -53,8 +53,10 @@ type health struct {
 }
 
 // listen compares each interface's counters with ours. Where ours stand still another hook takes the interface; where all of
-// them do, so that the packets pass by the kernel's network stack, it goes back to the first one for good.
-func (k *keeper) listen(links []rtnl.Link) error {
+// them do, so that the packets pass by the kernel's network stack, it goes back to the first one for good. It tells whether
+// no interface has counted anything since the last time.
+func (k *keeper) listen(links []rtnl.Link) (quiet bool, err error) {
+	quiet = true
 	for _, t := range slices.Clone(k.taps) {
 		n := slices.IndexFunc(links, func(l rtnl.Link) bool { return t.is(l.Interface) })
 		if n < 0 || len(t.blind) > len(k.target.Plan.Hooks) {
@@ -63,8 +65,9 @@ func (k *keeper) listen(links []rtnl.Link) error {
 		// After the interface's: what that has counted has reached the hook by now, or nearly so.
 		sum, err := k.total(t.port)
 		if err != nil {
-			return err
+			return false, err
 		}
+		quiet = quiet && links[n].Received == t.in.before && links[n].Sent == t.out.before
 		points := k.points(t.ifc)
 		now := boottime.Now()
 		in := t.in.beat(links[n].Received, sum.In, now) && k.directions&recordIngress != 0
@@ -76,10 +79,10 @@ func (k *keeper) listen(links []rtnl.Link) error {
 			err = k.unseen(t, "sends")
 		}
 		if err != nil {
-			return err
+			return false, err
 		}
 	}
-	return nil
+	return quiet, nil
 }
 
 // unseen captures an interface by another hook, if there is one.

@@ -44,8 +44,12 @@ type absence struct {
 	there bool          // it was there all the time, and could not be attached to
 }
 
-// period is how often it looks by itself, at whether packets come, and at what could not be attached to.
-const period = 2 * time.Second
+const (
+	// period is how often it looks by itself, at whether packets come, and at what could not be attached to.
+	period = 2 * time.Second
+	// seldom is how often while the interfaces count nothing: a phone is left to sleep.
+	seldom = 16 * time.Second
+)
 
 // Attach attaches to the interfaces that there are, and to others as they come. An
 // interface that was not named and cannot be attached to is left out.
@@ -136,15 +140,23 @@ func (k *keeper) Close() error {
 
 // follow is the keeper's goroutine.
 func (k *keeper) follow() {
-	next := time.Now().Add(period)
+	pause := period
+	next := time.Now().Add(pause)
 	for {
 		change, err := k.watcher.Next(next)
 		switch {
 		case errors.Is(err, os.ErrClosed):
 			return
 		case errors.Is(err, os.ErrDeadlineExceeded):
-			next = time.Now().Add(period)
-			k.locked(k.tick)
+			k.locked(func() error {
+				quiet, err := k.tick()
+				if pause = min(2*pause, seldom); !quiet {
+					pause = period
+				}
+				return err
+			})
+			next = time.Now().Add(pause)
+			continue
 		case err != nil:
 			// What this look does not find is found by the next tick's.
 			k.locked(func() error { k.warn("", "watch interfaces: "+err.Error()); return nil })
@@ -152,6 +164,9 @@ func (k *keeper) follow() {
 			fallthrough
 		default:
 			k.locked(func() error { _, err := k.update(change); return err })
+		}
+		if soon := time.Now().Add(period); pause > period && next.After(soon) {
+			pause, next = period, soon
 		}
 	}
 }
@@ -357,8 +372,10 @@ func (k *keeper) drop(t *tap, there bool, now time.Duration) error {
 	return err
 }
 
-// tick looks at what no message of the kernel tells.
-func (k *keeper) tick() error {
+// tick looks at what no message of the kernel tells, and tells whether the next look can wait.
+func (k *keeper) tick() (quiet bool, err error) {
 	links, err := k.update(rtnl.Change{})
-	return errors.Join(err, k.fold(boottime.Now()), k.listen(links))
+	folded := k.fold(boottime.Now())
+	quiet, listened := k.listen(links)
+	return quiet && len(k.away) == 0, errors.Join(err, folded, listened)
 }

@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package rtnl
+
+import (
+	"errors"
+	"fmt"
+
+	"golang.org/x/sys/unix"
+)
+
+// errInterrupted is for a list that changed while it was read (NLM_F_DUMP_INTR).
+var errInterrupted = errors.New("the list changed while it was read")
+
+// ask sends a request and returns the bodies of the answers: for a list of all of them, otherwise of one. The error may be a
+// unix.Errno of the kernel's; with errInterrupted there are answers.
+//
+// The kernel answers while it is asked (net/netlink/af_netlink.c netlink_unicast_kernel), so nothing here waits. That is why
+// this is not netlink/nl: its sockets are in the runtime's poller, which wakes other threads each time, on a phone that sleeps.
+func ask(kind, flags uint16, request []byte) (answers [][]byte, err error) {
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_ROUTE)
+	if err != nil {
+		return nil, fmt.Errorf("rtnetlink socket: %w", err)
+	}
+	defer func() { err = errors.Join(err, unix.Close(fd)) }()
+	head := ne.AppendUint32(nil, uint32(unix.SizeofNlMsghdr+len(request)))
+	head = ne.AppendUint16(head, kind)
+	head = ne.AppendUint16(head, flags|unix.NLM_F_REQUEST)
+	head = ne.AppendUint64(head, 0) // sequence number and port: of the only request on this socket
+	kernel := &unix.SockaddrNetlink{Family: unix.AF_NETLINK}
+	if err := unix.Sendto(fd, append(head, request...), 0, kernel); err != nil {
+		return nil, fmt.Errorf("ask rtnetlink: %w", err)
+	}
+	buffer := make([]byte, largest)
+	interrupted := error(nil)
+	for {
+		size, from, err := unix.Recvfrom(fd, buffer, unix.MSG_TRUNC)
+		switch k, ok := from.(*unix.SockaddrNetlink); {
+		case errors.Is(err, unix.EINTR):
+			continue
+		case err != nil:
+			return nil, fmt.Errorf("read rtnetlink: %w", err)
+		case !ok || k.Pid != 0:
+			continue
+		case size > len(buffer):
+			return nil, fmt.Errorf("read rtnetlink: %w: a datagram of %d bytes", unix.EBADMSG, size)
+		}
+		more, done, err := answer(buffer[:size], flags&unix.NLM_F_DUMP != 0)
+		switch {
+		case errors.Is(err, errInterrupted):
+			interrupted = err
+		case err != nil:
+			return nil, err
+		}
+		if answers = append(answers, more...); done {
+			return answers, interrupted
+		}
+	}
+}
+
+// answer takes a datagram apart, and tells whether it is the last one. What it returns is its own.
+func answer(datagram []byte, list bool) (bodies [][]byte, done bool, err error) {
+	interrupted := error(nil)
+	for len(datagram) > 0 {
+		flags := uint16(0)
+		if len(datagram) >= unix.SizeofNlMsghdr {
+			flags = ne.Uint16(datagram[6:])
+		}
+		var m message
+		if m, datagram, err = split(datagram); err != nil {
+			return nil, false, err
+		}
+		if flags&unix.NLM_F_DUMP_INTR != 0 {
+			interrupted = errInterrupted
+		}
+		switch m.kind {
+		case unix.NLMSG_DONE:
+			return bodies, true, interrupted
+		case unix.NLMSG_ERROR:
+			if len(m.body) < 4 {
+				return nil, false, fmt.Errorf("%w: nlmsgerr in %d bytes", unix.EBADMSG, len(m.body))
+			}
+			if errno := -int32(ne.Uint32(m.body)); errno != 0 {
+				return nil, false, unix.Errno(errno)
+			}
+			return bodies, true, nil
+		}
+		bodies = append(bodies, append([]byte(nil), m.body...))
+		done = !list
+	}
+	return bodies, done, interrupted
+}
+
+// appendAttribute appends a struct rtattr and its value.
+func appendAttribute(b []byte, kind uint16, value []byte) []byte {
+	b = ne.AppendUint16(b, uint16(unix.SizeofRtAttr+len(value)))
+	b = ne.AppendUint16(b, kind)
+	b = append(b, value...)
+	return append(b, make([]byte, -len(b)&(align-1))...)
+}
