@@ -21,7 +21,7 @@ const (
 	// latency is how long a record may wait in a ring that is not filling up.
 	latency = 100 * time.Millisecond
 	// seldom is latency's place where nothing came for long, and the kernel cannot tell that something comes.
-	seldom = 2 * time.Second
+	seldom = 2500 * time.Millisecond
 	// arenaSize is how many bytes of records make a batch; a larger record has its own memory.
 	arenaSize = 256 << 10
 	// minPerCPU holds a few of the largest perf records, in bytes.

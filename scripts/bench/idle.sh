@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 #
-# idle.sh AGENT [SECONDS] : how often captures that capture nothing wake up (context
-# switches, voluntary and not), and what processor time they take: the agent by each
+# idle.sh AGENT [SECONDS] : how often captures that capture nothing wake up (tenths of a
+# second in which a thread of theirs ran; and context switches, of which one wake-up of the
+# Go runtime takes several), and what processor time they take: the agent by each
 # backend and object, and tcpdump, all at once on a veth in a namespace made here. First
 # nothing passes, then some hundred packets a second that the filter does not match. What
 # the filter costs is not in it: that is the sender's time. Needs root, ip, tcpdump.
@@ -39,16 +40,16 @@ for i in "${!names[@]}"; do
     # shellcheck disable=SC2086  # words
     ip netns exec "$ns" ${commands[i]} -i cap0 -B 4096 -w "$dir/$i" port 443 2>"$dir/$i.err" &
     started+=($!) pids[i]=$!
-    until grep -q -e 'capturing on' -e 'listening on' "$dir/$i.err"; do
+    until grep -qs -e 'capturing on' -e 'listening on' "$dir/$i.err"; do
         kill -0 "${pids[i]}" 2>/dev/null || { pids[i]='' && break; }
         sleep 0.05
     done
 done
 sleep 3 # what belongs to the start
 
-# counters PID : context switches that it wished, those that it suffered, and ns on a processor, of all its threads.
+# counters PID : context switches, wished and suffered, and ns on a processor, of all its threads.
 counters() {
-    cat /proc/"$1"/task/*/status | awk '/^voluntary_ctxt/ {v += $2} /^nonvoluntary_ctxt/ {n += $2} END {printf "%d %d ", v, n}'
+    cat /proc/"$1"/task/*/status | awk '/^(non)?voluntary_ctxt/ {v += $2} END {printf "%d ", v}'
     cat /proc/"$1"/task/*/schedstat | awk '{t += $1} END {printf "%d\n", t}'
 }
 
@@ -57,21 +58,33 @@ passed() { ip netns exec "$ns" sh -c 'cat /sys/class/net/cap0/statistics/[rt]x_p
 
 # measure TEXT : a table of the time that follows.
 measure() {
-    local i before=() v n t w m u packets
-    packets=$(passed)
-    for i in "${!names[@]}"; do [[ -z ${pids[i]} ]] || before[i]=$(counters "${pids[i]}"); done
-    sleep "$seconds"
+    local i before=() last=() awake=() v t w u packets ran start tenths=$((seconds * 10))
+    packets=$(passed) start=${EPOCHREALTIME/./}
+    for i in "${!names[@]}"; do
+        [[ -z ${pids[i]} ]] || before[i]=$(counters "${pids[i]}")
+        awake[i]=-1 # the first look compares with nothing
+    done
+    while ((tenths-- > 0)); do
+        for i in "${!names[@]}"; do
+            [[ -n ${pids[i]} ]] || continue
+            ran=$(cat /proc/"${pids[i]}"/task/*/schedstat)
+            [[ $ran == "${last[i]:-}" ]] || awake[i]=$((awake[i] + 1))
+            last[i]=$ran
+        done
+        sleep 0.1
+    done
+    start=$((${EPOCHREALTIME/./} - start)) # microseconds that it took
     printf '%-28s %12s %12s %12s   (%d s, %d packets/s)\n' "$1" \
-        'voluntary/s' 'involunt./s' 'CPU ms/min' "$seconds" "$((($(passed) - packets) / seconds))"
+        'wake-ups/s' 'switches/s' 'CPU ms/min' "$((start / 1000000))" "$((($(passed) - packets) * 1000000 / start))"
     for i in "${!names[@]}"; do
         if [[ -z ${pids[i]} ]]; then
             printf '  %-26s not on this kernel\n' "${names[i]}"
             continue
         fi
-        read -r v n t <<<"${before[i]}"
-        read -r w m u < <(counters "${pids[i]}")
-        awk -v name="${names[i]}" -v v=$((w - v)) -v n=$((m - n)) -v t=$((u - t)) -v s="$seconds" \
-            'BEGIN {printf "  %-26s %12.2f %12.2f %12.2f\n", name, v / s, n / s, t / 1e6 * 60 / s}'
+        read -r v t <<<"${before[i]}"
+        read -r w u < <(counters "${pids[i]}")
+        awk -v name="${names[i]}" -v a="${awake[i]}" -v v=$((w - v)) -v t=$((u - t)) -v s="$start" \
+            'BEGIN {s /= 1e6; printf "  %-26s %12.2f %12.2f %12.2f\n", name, a / s, v / s, t / 1e6 * 60 / s}'
     done
 }
 
