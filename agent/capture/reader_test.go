@@ -191,9 +191,9 @@ func TestIdlePerfReader(t *testing.T) {
 		at    time.Duration // of the only record
 		want  []int         // ms
 	}{
-		{"no record", false, time.Hour, []int{100, 300, 700, 1500, 3100, 5100, 7100, 9100, 11100, 13100, 15100, 17100}},
-		{"a record is found by a look", false, 4 * time.Second, []int{100, 300, 700, 1500, 3100, 5100, 5200, 5400, 5800, 6600, 8200, 10200}},
-		{"a record that wakes waits no longer than others", true, 4 * time.Second, []int{100, 300, 700, 1500, 3100, 4100, 4200, 4400, 4800, 5600, 7200, 9200}},
+		{"no record", false, time.Hour, []int{100, 300, 700, 1500, 3100, 5600, 8100, 10600, 13100, 15600, 18100, 20600}},
+		{"a record is found by a look", false, 4 * time.Second, []int{100, 300, 700, 1500, 3100, 5600, 5700, 5900, 6300, 7100, 8700, 11200}},
+		{"a record that wakes waits no longer than others", true, 4 * time.Second, []int{100, 300, 700, 1500, 3100, 4100, 4200, 4400, 4800, 5600, 7200, 9700}},
 	} {
 		t.Run(c.rule, func(t *testing.T) {
 			l := &looks{clock: start, at: []time.Duration{c.at}, early: c.early}
