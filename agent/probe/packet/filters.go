@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"strings"
 
 	"github.com/cilium/ebpf"
 	"github.com/vishvananda/netlink"
@@ -58,7 +57,7 @@ type compiled struct {
 // wireOf tells what an expression has to be compiled for on an interface.
 func wireOf(expr string, ifc android.Interface) wire {
 	w := wire{framing: ifc.Framing()}
-	if strings.Contains(expr, "broadcast") {
+	if asksNetmask(expr) {
 		w.netmask = netmask(ifc)
 	}
 	return w

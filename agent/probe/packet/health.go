@@ -107,7 +107,7 @@ func (k *keeper) unseen(t *tap, what string) error {
 	}
 	text := fmt.Sprintf("%s counts packets that it %s and that no hook sees (%s): they pass by the kernel's network stack, as with hardware offload",
 		t.name, what, strings.Join(all, ", "))
-	k.note(t, text)
+	k.note(t, now, text)
 	k.warn(t.name, text)
 	for len(t.blind) <= len(k.target.Plan.Hooks) { // it is not asked again
 		t.blind = append(t.blind, "")

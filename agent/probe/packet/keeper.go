@@ -36,6 +36,7 @@ type keeper struct {
 	away    map[string]absence // names that were captured and are not
 	said    map[string]string  // by interface, the last warning: what repeats itself is said once
 	policed bool               // Android's limit of the download rate was seen
+	unfit   map[fitting]error  // why: so that it is not compiled again at each tick
 }
 
 // absence is the time in which an interface that is wanted is not captured.
@@ -43,6 +44,17 @@ type absence struct {
 	since time.Duration // by the boot clock
 	there bool          // it was there all the time, and could not be attached to
 }
+
+// fitting is an expression for a wire.
+type fitting struct {
+	expr string
+	wire
+}
+
+// misfit is the error for an interface that the expression does not fit.
+type misfit struct{ error }
+
+func (m misfit) Unwrap() error { return m.error }
 
 const (
 	// period is how often it looks by itself, at whether packets come, and at what could not be attached to.
@@ -54,9 +66,6 @@ const (
 // Attach attaches to the interfaces that there are, and to others as they come. An
 // interface that was not named and cannot be attached to is left out.
 func (s *source) Attach(coll *ebpf.Collection, t plugin.Target) (io.Closer, error) {
-	for _, why := range s.left {
-		t.Log.Warn(why + ": it is left out")
-	}
 	swept, err := hook.Sweep()
 	for _, line := range swept {
 		t.Log.Warn("left by a killed run: " + line)
@@ -66,9 +75,9 @@ func (s *source) Attach(coll *ebpf.Collection, t plugin.Target) (io.Closer, erro
 	}
 	s.programs, coll.Programs = coll.Programs, nil
 	s.interfaces = coll.Maps["interfaces"]
-	k := &keeper{source: s, target: t, away: map[string]absence{}, said: map[string]string{}}
+	k := &keeper{source: s, target: t, away: map[string]absence{}, said: map[string]string{}, unfit: map[fitting]error{}}
 	// Before the first look, so that nothing can go unnoticed.
-	if k.watcher, err = rtnl.Watch(s.selection.internet); err != nil {
+	if k.watcher, err = rtnl.Watch(s.selection.internet || asksNetmask(s.expr)); err != nil {
 		return k, fmt.Errorf("watch interfaces: %w", err)
 	}
 	if k.clock, err = s.classifiers.decoder.clock.watch(); err != nil {
@@ -95,10 +104,12 @@ func (k *keeper) start() error {
 		err := k.add(ifc)
 		switch {
 		case err == nil:
+		case errors.As(err, new(misfit)): // even one that was named: usable has accepted it
+			k.sayLeft(ifc, err)
 		case errors.Is(err, os.ErrPermission), slices.Contains(k.selection.names, ifc.Name):
 			return err
 		default:
-			k.warn(ifc.Name, ifc.Name+" is left out: "+err.Error())
+			k.sayLeft(ifc, err)
 			errs = append(errs, err)
 		}
 	}
@@ -187,6 +198,11 @@ func (k *keeper) warn(name, text string) {
 	}
 }
 
+// sayLeft says why an interface is not captured.
+func (k *keeper) sayLeft(ifc android.Interface, err error) {
+	k.warn(ifc.Name, ifc.Name+" is not captured: "+err.Error())
+}
+
 // look lists the interfaces, and finds the uplinks if they matter. Those that led to the internet last do so until others do:
 // what a phone says to a network that it joins anew is of interest.
 func (k *keeper) look() (links []rtnl.Link, err error) {
@@ -222,6 +238,9 @@ func (k *keeper) update(change rtnl.Change) (links []rtnl.Link, err error) {
 		return nil, err
 	}
 	wanted := k.wanted(links)
+	moved := func(ifc android.Interface) bool {
+		return slices.Contains(k.inet, ifc.Index) && !slices.Contains(before, ifc.Index)
+	}
 	var errs []error
 	for _, t := range slices.Clone(k.taps) {
 		n := slices.IndexFunc(wanted, t.is)
@@ -231,17 +250,20 @@ func (k *keeper) update(change rtnl.Change) (links []rtnl.Link, err error) {
 			continue
 		}
 		t.ifc = wanted[n]
+		if moved(t.ifc) { // it was captured by its name, too
+			k.note(t, noticed, internet+" moved here")
+		}
+		errs = append(errs, k.rewire(t))
 		if t.due || change.Lost || change.Links || change.TC[t.ifc.Index] {
 			errs = append(errs, k.check(t, noticed))
 		}
 	}
-	moved := !slices.Equal(before, k.inet)
-	if moved {
+	if !slices.Equal(before, k.inet) {
 		k.target.Log.Warn(internet + " moved: it is " + k.describeUplinks(links) + " now")
 	}
 	for _, ifc := range wanted {
 		if !slices.ContainsFunc(k.taps, func(t *tap) bool { return t.is(ifc) }) {
-			k.appear(ifc, noticed, moved && !slices.Contains(before, ifc.Index))
+			k.appear(ifc, noticed, moved(ifc))
 		}
 	}
 	return links, errors.Join(errs...)
@@ -269,7 +291,7 @@ func (k *keeper) describeUplinks(links []rtnl.Link) string {
 func (k *keeper) appear(ifc android.Interface, noticed time.Duration, moved bool) {
 	if err := k.add(ifc); err != nil {
 		// The next change or tick tries again.
-		k.warn(ifc.Name, ifc.Name+" is not captured: "+err.Error())
+		k.sayLeft(ifc, err)
 		return
 	}
 	t := k.taps[len(k.taps)-1]
@@ -282,7 +304,7 @@ func (k *keeper) appear(ifc android.Interface, noticed time.Duration, moved bool
 		k.gap(t, now-noticed, fmt.Sprintf("%s was gone for %v and is captured again, by %s, %v after that was noticed",
 			t.name, round(noticed-absence.since), t.at, round(now-noticed)))
 	case moved:
-		k.note(t, internet+" moved here")
+		k.note(t, noticed, internet+" moved here")
 		k.target.Log.Info(t.name+" is captured from now on", "hook", t.at)
 	default:
 		k.target.Log.Info(t.name+" is captured from now on", "hook", t.at)
@@ -295,7 +317,7 @@ func (k *keeper) add(ifc android.Interface) error {
 	if err != nil {
 		return err
 	}
-	if old := k.ports.of(uint32(ifc.Index)); old != nil && old.name != ifc.Name {
+	if old := k.ports.of(uint32(ifc.Index)); old != nil && old.portKey != keyOf(ifc) {
 		if err := k.foldIndex(uint32(ifc.Index), old); err != nil {
 			return err
 		}
@@ -326,22 +348,23 @@ func (k *keeper) add(ifc android.Interface) error {
 	return nil
 }
 
-// fit sees to it that the expression is compiled for an interface.
+// fit sees to it that the expression is compiled for an interface. The error is a misfit.
 func (k *keeper) fit(ifc android.Interface) (wire, error) {
 	expr := k.classifiers.filters.expr
 	w := wireOf(expr, ifc)
 	if _, done := k.classifiers.filters.of[w]; done {
 		return w, nil
 	}
-	c, err := compileFor(context.Background(), expr, []android.Interface{ifc})
+	err := k.unfit[fitting{expr, w}]
+	var c compiled
 	if err == nil {
-		_, _, err = c.usable([]android.Interface{ifc}, false)
-	}
-	if err == nil && c.errs[w] != nil {
-		err = fmt.Errorf("%s: %w", without(ifc), c.errs[w])
+		if c, err = compileFor(context.Background(), expr, []android.Interface{ifc}); err == nil {
+			err = c.errs[w]
+		}
 	}
 	if err != nil {
-		return w, err
+		k.unfit[fitting{expr, w}] = err
+		return w, misfit{fmt.Errorf("%s: %w", without(ifc), err)}
 	}
 	for _, l := range k.lanes() {
 		f := l.filters.clone()
@@ -374,8 +397,8 @@ func (k *keeper) drop(t *tap, there bool, now time.Duration) error {
 
 // tick looks at what no message of the kernel tells, and tells whether the next look can wait.
 func (k *keeper) tick() (quiet bool, err error) {
+	folded := k.fold(boottime.Now()) // makes room for other interfaces
 	links, err := k.update(rtnl.Change{})
-	folded := k.fold(boottime.Now())
 	quiet, listened := k.listen(links)
 	return quiet && len(k.away) == 0, errors.Join(err, folded, listened)
 }

@@ -116,14 +116,15 @@ func (k *keeper) promote(t *tap, noticed time.Duration) error {
 func (k *keeper) gap(t *tap, missing time.Duration, text string) {
 	t.gap.Times++
 	t.gap.Missing += missing
-	k.note(t, "gap: "+text)
+	k.note(t, boottime.Now()-missing, "gap: "+text)
 	k.warn(t.name, text)
 }
 
-// note writes a comment on an interface into the file, with what was counted so far.
-func (k *keeper) note(t *tap, text string) {
+// note writes a comment on an interface into the file, with what was counted so far. It is about packets since a time of the boot clock:
+// some of them may be on their way.
+func (k *keeper) note(t *tap, since time.Duration, text string) {
 	st, _, _, _ := k.statistics(t.port) // what fails here fails at the end again, and is reported then
-	st.Time, st.Comment = time.Now().UnixNano(), text
+	st.Time, st.Comment = time.Now().Add(since-boottime.Now()).UnixNano(), text
 	k.target.Emit(&st)
 }
 

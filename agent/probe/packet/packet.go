@@ -37,7 +37,6 @@ type source struct {
 	options
 	selection selection
 	chosen    []android.Interface // of the selection, at the start
-	left      []string            // why others of it were left out then
 
 	mu          sync.Mutex // of what follows, once it is attached
 	classifiers lane
@@ -93,7 +92,7 @@ func fromFlags(c *cli.Context) (plugin.Source, error) {
 		return nil, err
 	}
 	s.classifiers.filters, s.sockets.filters = compiled.filters, compiled.filters.clone()
-	if s.chosen, s.left, err = compiled.usable(s.chosen, s.selection.waits()); err != nil {
+	if s.chosen, _, err = compiled.usable(s.chosen, s.selection.waits()); err != nil { // Attach says of the others why
 		return nil, err
 	}
 	return s, nil
@@ -133,23 +132,31 @@ var linkTypes = map[android.Framing]pcapng.LinkType{
 func (s *source) Prepare(spec *ebpf.CollectionSpec, t plugin.Target) error {
 	s.classifiers.decoder = newDecoder(newClock(t.Plan.Clock), s.snaplen, &s.ports, s.classifiers.filters)
 	s.sockets.decoder = newDecoder(wallClock(), s.snaplen, &s.ports, s.sockets.filters)
-	n := needs{}
+	f, n := &s.classifiers.filters, needs{}
 	if t.Plan.Hooks[0] == plan.Packet {
-		for w := range s.sockets.filters.of {
-			n.add(w, socket)
+		f = &s.sockets.filters
+	} else {
+		for _, ifc := range s.chosen {
+			n.add(f.wires[ifc.Index], s.points(ifc)...)
 		}
-		return s.prepare(&s.sockets.filters, n, spec, t, s.socketSnaplen())
 	}
-	f := &s.classifiers.filters
-	for _, ifc := range s.chosen {
-		n.add(f.wires[ifc.Index], s.points(ifc)...)
-	}
-	if len(n) == 0 { // the kernel's answer is wanted now, and the maps
-		for w := range f.of {
-			n.add(w, s.points(anyEthernet)...)
-		}
+	if len(n) == 0 {
+		return s.prepareAny(f, spec, t)
 	}
 	return s.prepare(f, n, spec, t, s.snaplen)
+}
+
+// prepareAny prepares programs for interfaces that are not there yet: the kernel's answer is wanted now, and the maps.
+func (s *source) prepareAny(f *filters, spec *ebpf.CollectionSpec, t plugin.Target) error {
+	points, snaplen := s.points(anyEthernet), s.snaplen
+	if t.Plan.Hooks[0] == plan.Packet {
+		points, snaplen = []point{socket}, s.socketSnaplen()
+	}
+	n := needs{}
+	for w := range f.of {
+		n.add(w, points...)
+	}
+	return s.prepare(f, n, spec, t, snaplen)
 }
 
 // prepare injects filters into the programs that are needed, which are to record snaplen bytes.

@@ -29,6 +29,8 @@ type portKey struct {
 	linkType pcapng.LinkType
 }
 
+func keyOf(ifc android.Interface) portKey { return portKey{ifc.Name, linkTypes[ifc.Framing()]} }
+
 // ports are all interfaces that were captured. The zero value is ready to use.
 type ports struct {
 	known   map[portKey]*port
@@ -44,7 +46,7 @@ type departure struct {
 
 // add makes an index that of an interface, and tells whether the file does not know it yet.
 func (p *ports) add(ifc android.Interface) (of *port, fresh bool) {
-	key := portKey{ifc.Name, linkTypes[ifc.Framing()]}
+	key := keyOf(ifc)
 	of = p.known[key]
 	if of == nil {
 		fresh = true

@@ -68,6 +68,9 @@ func (s *source) Refilter(ctx context.Context, expr string) (plugin.Change, erro
 // Prepare injects the new filter into the programs for what is attached.
 func (c *change) Prepare(spec *ebpf.CollectionSpec, t plugin.Target) error {
 	c.log = t.Log
+	if len(c.needs) == 0 {
+		return c.prepareAny(&c.next, spec, t)
+	}
 	return c.prepare(&c.next, c.needs, spec, t, c.snaplen)
 }
 
