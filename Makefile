@@ -125,7 +125,9 @@ bench-filter: ## what filters cost a packet, beside eCapture's way (root)
 	@$(call cgo,host); $(GO) run -tags $(TAGS) ./scripts/bench/filter
 bench-idle: agent-host ## wake-ups and processor time of captures that capture nothing, beside tcpdump's (root)
 	@scripts/bench/idle.sh build/host/agent
-.PHONY: bench bench-filter bench-idle
+bench-flap: agent-host ## how soon it is back where clsact or the interface was deleted (root)
+	@scripts/bench/flap.sh build/host/agent
+.PHONY: bench bench-filter bench-idle bench-flap
 
 clean: ## remove what was built here (the cache outside the tree stays)
 	rm -rf build

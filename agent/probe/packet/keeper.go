@@ -159,15 +159,6 @@ func (k *keeper) follow() {
 		case errors.Is(err, os.ErrClosed):
 			return
 		case errors.Is(err, os.ErrDeadlineExceeded):
-			k.locked(func() error {
-				quiet, err := k.tick()
-				if pause = min(2*pause, seldom); !quiet {
-					pause = period
-				}
-				return err
-			})
-			next = time.Now().Add(pause)
-			continue
 		case err != nil:
 			// What this look does not find is found by the next tick's.
 			k.locked(func() error { k.warn("", "watch interfaces: "+err.Error()); return nil })
@@ -175,9 +166,20 @@ func (k *keeper) follow() {
 			fallthrough
 		default:
 			k.locked(func() error { _, err := k.update(change); return err })
+			if soon := time.Now().Add(period); next.After(soon) {
+				pause, next = period, soon
+			}
 		}
-		if soon := time.Now().Add(period); pause > period && next.After(soon) {
-			pause, next = period, soon
+		// Not only where nothing changes for that long: there may always be a change.
+		if now := time.Now(); !now.Before(next) {
+			k.locked(func() error {
+				quiet, err := k.tick()
+				if pause = min(2*pause, seldom); !quiet {
+					pause = period
+				}
+				return err
+			})
+			next = now.Add(pause)
 		}
 	}
 }
@@ -340,7 +342,7 @@ func (k *keeper) add(ifc android.Interface) error {
 	}
 	t := &tap{port: p, ifc: ifc, wire: w}
 	if err := k.attach(t, k.target.Plan.Hooks); err != nil {
-		k.ports.leave(ifc.Index, boottime.Now())
+		k.ports.leave(ifc.Index, boottime.Now(), false)
 		return err
 	}
 	k.taps = append(k.taps, t)
@@ -379,7 +381,7 @@ func (k *keeper) drop(t *tap, there bool, now time.Duration) error {
 	err := t.detach()
 	k.taps = slices.DeleteFunc(k.taps, func(other *tap) bool { return other == t })
 	k.changes++
-	k.ports.leave(t.ifc.Index, now)
+	k.ports.leave(t.ifc.Index, now, !there)
 	delete(k.said, t.name)
 	if there {
 		k.target.Log.Info(t.name + " is not captured any more")

@@ -29,7 +29,7 @@ type counts struct {
 	In, Out, Received, Dropped, Unattributed uint64
 }
 
-// mostInterfaces is how many can be captured at a time, those that left within the last second included.
+// mostInterfaces is how many can be captured at a time. One that is there still, but is not captured any more, counts for some seconds.
 const mostInterfaces = 255
 
 // fillMaps writes what the programs read: settings, interfaces, uids. wakeup and
@@ -89,7 +89,14 @@ func (c counts) plus(d counts) counts {
 
 // countIndex begins to count an interface's packets.
 func (s *source) countIndex(index int) error {
-	err := s.interfaces.Update(uint32(index), make([]counts, s.cpus), ebpf.UpdateNoExist)
+	begin := func() error { return s.interfaces.Update(uint32(index), make([]counts, s.cpus), ebpf.UpdateNoExist) }
+	err := begin()
+	if errors.Is(err, unix.E2BIG) {
+		if err := s.foldIndexes(func(left departure) bool { return left.gone }); err != nil {
+			return err
+		}
+		err = begin()
+	}
 	switch {
 	case errors.Is(err, ebpf.ErrKeyExist):
 		return nil
@@ -118,22 +125,32 @@ const settle = time.Second
 
 // fold forgets the indexes that left, once nothing comes of them any more.
 func (s *source) fold(now time.Duration) error {
+	err := s.foldIndexes(func(left departure) bool { return now-left.at >= settle })
+	stale := s.ports.stale(now)
+	if len(stale) == 0 {
+		return err
+	}
+	s.ports.forget(stale)
+	for _, l := range s.lanes() {
+		f := l.filters.clone()
+		for _, index := range stale {
+			delete(f.wires, int(index))
+		}
+		l.change(f)
+	}
+	return err
+}
+
+// foldIndexes keeps what was counted of those that left, where quiet says that nothing is counted any more, elsewhere.
+func (s *source) foldIndexes(quiet func(departure) bool) error {
 	var errs []error
 	for index, left := range s.ports.left {
-		if !left.folded && now-left.at >= settle {
-			errs = append(errs, s.foldIndex(index, s.ports.of(index)))
-			s.ports.left[index] = departure{left.at, true}
-		}
-		// The readers may be behind for as long as nobody takes what they write: they know the index for that long.
-		if now-left.at < longest {
+		if left.folded || !quiet(left) {
 			continue
 		}
-		s.ports.forget(index)
-		for _, l := range s.lanes() {
-			f := l.filters.clone()
-			delete(f.wires, int(index))
-			l.change(f)
-		}
+		errs = append(errs, s.foldIndex(index, s.ports.of(index)))
+		left.folded = true
+		s.ports.left[index] = left
 	}
 	return errors.Join(errs...)
 }
@@ -157,7 +174,7 @@ func (s *source) total(p *port) (sum counts, err error) {
 	var errs []error
 	if now := s.ports.byIndex.Load(); now != nil {
 		for index, of := range *now {
-			if of != p {
+			if of != p || s.ports.left[index].folded {
 				continue
 			}
 			c, err := s.counted(index)

@@ -15,27 +15,16 @@ import (
 
 // check puts back what somebody took away from an interface, and moves ahead of what was put ahead of ours.
 func (k *keeper) check(t *tap, noticed time.Duration) error {
-	var kept []hooked
-	lost, hidden := false, ""
 	t.due = false
-	for _, h := range t.hooked {
-		err := h.Check()
-		switch {
-		case errors.Is(err, hook.ErrLost):
-			lost = true
-			_ = h.Close() // says the same
-			continue
-		case err != nil:
-			return fmt.Errorf("look at %s: %w", t.name, err)
-		}
-		if w := h.Warning(); w != "" && h.at == ingress {
-			hidden = w
-		}
-		kept = append(kept, h)
+	lost, hidden, err := t.inspect()
+	if lost && err == nil {
+		// What was looked at first may have gone with the other, since: that is one gap, and not two.
+		_, hidden, err = t.inspect()
 	}
 	switch {
+	case err != nil:
+		return fmt.Errorf("look at %s: %w", t.name, err)
 	case lost:
-		t.hooked = kept
 		return k.mend(t, noticed, "somebody removed our "+string(t.at)+" filter")
 	case hidden == "":
 		t.hidden = ""
@@ -46,7 +35,7 @@ func (k *keeper) check(t *tap, noticed time.Duration) error {
 		// Whoever it was may do so again: not for ever.
 		t.patience = min(max(2*t.patience, time.Second), longest)
 		t.rest = noticed + t.patience
-		return k.move(t, noticed, hidden, k.target.Plan.Hooks)
+		return k.move(t, noticed, hidden, k.sighted(t))
 	}
 	switch {
 	case t.at == plan.Packet && errors.Is(t.why, hook.ErrNoClsact):
@@ -55,11 +44,33 @@ func (k *keeper) check(t *tap, noticed time.Duration) error {
 	return nil
 }
 
+// inspect looks at each program, and drops those that somebody removed. It tells whether there were any, and what hides packets
+// that come in from another.
+func (t *tap) inspect() (lost bool, hidden string, err error) {
+	var kept []hooked
+	var errs []error
+	for _, h := range t.hooked {
+		err := h.Check()
+		if errors.Is(err, hook.ErrLost) {
+			lost = true
+			_ = h.Close() // says the same
+			continue
+		}
+		errs = append(errs, err)
+		if w := h.Warning(); w != "" && h.at == ingress {
+			hidden = w
+		}
+		kept = append(kept, h)
+	}
+	t.hooked = kept
+	return lost, hidden, errors.Join(errs...)
+}
+
 // mend attaches anew where nothing is attached any more: by the same hook if that can be.
 func (k *keeper) mend(t *tap, noticed time.Duration, why string) error {
 	err := k.attachBy(t, t.at, false)
 	if err != nil {
-		err = k.again(t, k.target.Plan.Hooks)
+		err = k.again(t, k.sighted(t))
 	}
 	if err != nil {
 		return err
@@ -91,7 +102,7 @@ func (k *keeper) again(t *tap, hooks []plan.Hook) error {
 	}
 	if err = errors.Join(err, k.attach(t, hooks)); err != nil && len(t.hooked) == 0 {
 		k.taps = slices.DeleteFunc(k.taps, func(other *tap) bool { return other == t })
-		k.ports.leave(t.ifc.Index, boottime.Now())
+		k.ports.leave(t.ifc.Index, boottime.Now(), false)
 		k.away[t.name] = absence{boottime.Now(), true}
 		k.changes++
 	}
@@ -105,11 +116,12 @@ func (k *keeper) promote(t *tap, noticed time.Duration) error {
 	if err != nil {
 		return err
 	}
-	choice := seen.Choose(k.target.Plan.Hooks)
+	hooks := k.sighted(t)
+	choice := seen.Choose(hooks)
 	if choice.Chosen == "" || choice.Chosen == string(plan.Packet) || k.policed || seen.Policed() {
 		return nil
 	}
-	return k.move(t, noticed, "there is a clsact now", k.target.Plan.Hooks)
+	return k.move(t, noticed, "there is a clsact now", hooks)
 }
 
 // gap notes that nothing was captured on an interface for some time, in the file and for the summary.

@@ -3,6 +3,7 @@
 package packet
 
 import (
+	"cmp"
 	"maps"
 	"slices"
 	"sync/atomic"
@@ -41,6 +42,7 @@ type ports struct {
 // departure is the end of an index.
 type departure struct {
 	at     time.Duration // by the boot clock
+	gone   bool          // its interface is, so that no packet comes there any more
 	folded bool          // what was counted of it is kept elsewhere
 }
 
@@ -61,18 +63,43 @@ func (p *ports) add(ifc android.Interface) (of *port, fresh bool) {
 	return of, fresh
 }
 
-// leave notes that an index is not captured any more. Records of it may still be on their way.
-func (p *ports) leave(index int, now time.Duration) {
+// mostLeft is how many indexes that left are remembered. What comes of others, from a reader who is behind that many, is
+// counted as records that could not be read.
+const mostLeft = 256
+
+// leave notes that an index is not captured any more, gone if its interface is. Records of it may still be on their way.
+func (p *ports) leave(index int, now time.Duration, gone bool) {
 	if p.left == nil {
 		p.left = map[uint32]departure{}
 	}
-	p.left[uint32(index)] = departure{at: now}
+	p.left[uint32(index)] = departure{at: now, gone: gone}
 }
 
-// forget drops an index.
-func (p *ports) forget(index uint32) {
-	delete(p.left, index)
-	p.change(func(byIndex map[uint32]*port) { delete(byIndex, index) })
+// stale returns the indexes of which nothing is on its way any more.
+func (p *ports) stale(now time.Duration) []uint32 {
+	var folded []uint32
+	for index, left := range p.left {
+		if left.folded {
+			folded = append(folded, index)
+		}
+	}
+	slices.SortFunc(folded, func(a, b uint32) int { return cmp.Compare(p.left[b].at, p.left[a].at) })
+	// The readers may be behind for as long as nobody takes what they write: they know the index for that long.
+	n := 0
+	for n < min(len(folded), mostLeft) && now-p.left[folded[n]].at < longest {
+		n++
+	}
+	return folded[n:]
+}
+
+// forget drops indexes.
+func (p *ports) forget(indexes []uint32) {
+	p.change(func(byIndex map[uint32]*port) {
+		for _, index := range indexes {
+			delete(p.left, index)
+			delete(byIndex, index)
+		}
+	})
 }
 
 func (p *ports) change(f func(map[uint32]*port)) {

@@ -18,6 +18,7 @@ const usage = `usage:
   phone wait HOST:PORT...                   until all accept TCP
   phone pipe TUN1 NETNS TUN2                two tun devices, end to end
   phone netd COMMAND                        a stand-in for Android's netd; without COMMAND: which there are
+  phone flaps [-agent PATH] [-n N] [-returns N] [-hooks HOOKS]       how soon an agent is back where it was taken off
   su [USER] [-c COMMAND...]                 when called su
 `
 
@@ -28,6 +29,7 @@ var commands = map[string]func(args []string) error{
 	"wait":  wait,
 	"pipe":  pipe,
 	"netd":  netdCommand,
+	"flaps": flaps,
 }
 
 func main() {
