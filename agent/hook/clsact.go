@@ -10,9 +10,9 @@ import (
 	"sync"
 
 	"github.com/cilium/ebpf"
-	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"droidtap/agent/rtnl"
 	"droidtap/android"
 )
 
@@ -91,7 +91,7 @@ func choose(there []filter, refused map[uint16]int) (pref uint16, handle uint32)
 		return refused[pref] > 1 || slices.ContainsFunc(there, func(f filter) bool { return f.pref == pref })
 	}
 	foreign := func(f filter) bool {
-		return f.pref == prefFirst && (f.kind != "bpf" || f.proto != unix.ETH_P_ALL)
+		return f.pref == prefFirst && (f.kind != kindBPF || f.proto != unix.ETH_P_ALL)
 	}
 	pref = prefFirst
 	if refused[pref] > 1 || slices.ContainsFunc(there, foreign) {
@@ -144,7 +144,7 @@ func ensureClsact(ifc android.Interface, dir Direction) (created bool, err error
 	if missing, err := lacksClsact(ifc, dir, kinds[ifc.Index]); !missing || err != nil {
 		return false, err
 	}
-	switch err = netlink.QdiscAdd(clsact(ifc.Index)); {
+	switch err = addClsact(ifc.Index); {
 	case errors.Is(err, unix.EEXIST):
 		return false, nil
 	case errors.Is(err, unix.ENOENT):
@@ -183,9 +183,7 @@ func add(ifc android.Interface, dir Direction, prog *ebpf.Program, me owner, ref
 	}
 	f := &Filter{ifc: ifc, dir: dir, name: me.String()}
 	f.Pref, f.Handle = choose(there, refused)
-	bpf := f.bpf()
-	bpf.Fd, bpf.Name, bpf.DirectAction = prog.FD(), f.name, true
-	if err := netlink.FilterAdd(bpf); err != nil {
+	if err := f.put(prog, unix.NLM_F_CREATE|unix.NLM_F_EXCL); err != nil {
 		// EEXIST is about the handle only, and the next list shows it.
 		if !errors.Is(err, unix.EEXIST) {
 			refused[f.Pref]++
@@ -204,9 +202,7 @@ func (f *Filter) Update(prog *ebpf.Program) error {
 		err = f.lost()
 	}
 	if err == nil && there {
-		bpf := f.bpf()
-		bpf.Fd, bpf.Name, bpf.DirectAction = prog.FD(), f.name, true
-		err = netlink.FilterReplace(bpf)
+		err = f.put(prog, unix.NLM_F_CREATE)
 	}
 	if err != nil {
 		return fmt.Errorf("update clsact %s of %s: %w", f.dir, f.ifc.Name, err)
@@ -231,20 +227,6 @@ func ours(ifindex int) (bool, error) {
 	return false, nil
 }
 
-// bpf addresses the filter to netlink.
-func (f *Filter) bpf() *netlink.BpfFilter {
-	return &netlink.BpfFilter{
-		FilterAttrs: netlink.FilterAttrs{
-			LinkIndex: f.ifc.Index,
-			Parent:    f.dir.parent(),
-			Handle:    f.Handle,
-			Priority:  f.Pref,
-			Protocol:  unix.ETH_P_ALL,
-		},
-		Fd: -1,
-	}
-}
-
 // attached says whether the filter at our place is ours still; not after netd deleted the clsact.
 func (f *Filter) attached() (bool, error) {
 	fs, err := filters(f.ifc.Index, f.dir)
@@ -253,7 +235,7 @@ func (f *Filter) attached() (bool, error) {
 
 // is tells whether an entry of a list is this filter.
 func (f *Filter) is(g filter) bool {
-	return g.kind == "bpf" && g.pref == f.Pref && g.handle == f.Handle && g.name == f.name
+	return g.kind == kindBPF && g.pref == f.Pref && g.handle == f.Handle && g.name == f.name
 }
 
 // ErrLost is wrapped by the error of a Close that did not find our filter where it was, on an interface that is there.
@@ -262,7 +244,7 @@ var ErrLost = errors.New("somebody removed our filter, and packets since then ar
 
 // lost is the error for a filter that is gone, unless its interface is.
 func (f *Filter) lost() error {
-	if _, err := netlink.LinkByIndex(f.ifc.Index); err != nil {
+	if _, err := rtnl.Get(f.ifc.Index); err != nil {
 		return nil
 	}
 	return ErrLost
@@ -287,7 +269,7 @@ func (f *Filter) detach() error {
 	if !there {
 		return f.lost()
 	}
-	if err := netlink.FilterDel(f.bpf()); err != nil {
+	if err := f.delete(); err != nil {
 		if there, again := f.attached(); there || again != nil {
 			return errors.Join(fmt.Errorf("delete filter at preference %d: %w", f.Pref, err), again)
 		}

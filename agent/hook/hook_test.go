@@ -94,7 +94,7 @@ func TestForeignFilters(t *testing.T) {
 	} {
 		t.Run(c.rule, func(t *testing.T) {
 			n := newNetwork(t, "veth0")
-			must(t, netlink.QdiscAdd(clsact(n.ifc.Index)))
+			must(t, netlink.QdiscAdd(theirQdisc(n.ifc)))
 			var theirs, ours []*counter
 			var closers []io.Closer
 			for _, dir := range directions {
@@ -126,7 +126,7 @@ func TestForeignFilters(t *testing.T) {
 
 func TestSharedPreferenceIsFirst(t *testing.T) {
 	n := newNetwork(t, "veth0")
-	must(t, netlink.QdiscAdd(clsact(n.ifc.Index)))
+	must(t, netlink.QdiscAdd(theirQdisc(n.ifc)))
 	there := n.foreign(t, n.ifc, Ingress, 1, unix.ETH_P_ALL)
 	hidden, err := ebpf.NewProgram(&ebpf.ProgramSpec{Type: ebpf.SchedCLS, License: "Apache-2.0", Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, 0), asm.Return()}})
 	must(t, err)
@@ -151,7 +151,7 @@ func TestSharedPreferenceIsFirst(t *testing.T) {
 
 func TestOtherKindAtPreference1(t *testing.T) {
 	n := newNetwork(t, "veth0")
-	must(t, netlink.QdiscAdd(clsact(n.ifc.Index)))
+	must(t, netlink.QdiscAdd(theirQdisc(n.ifc)))
 	u32 := &netlink.U32{
 		FilterAttrs: netlink.FilterAttrs{LinkIndex: n.ifc.Index, Parent: Egress.parent(), Priority: 1, Protocol: unix.ETH_P_ALL},
 		Sel:         &netlink.TcU32Sel{Nkeys: 1, Keys: []netlink.TcU32Key{{Mask: 0xffffffff, Val: 0x12345678}}},
@@ -226,11 +226,16 @@ func TestClsactStaysForAForeignFilter(t *testing.T) {
 func TestClsactMadeAnewIsNotOurs(t *testing.T) {
 	n := newNetwork(t, "veth0")
 	old := attach(t, plan.TC, n.ifc, Ingress, count(t))
-	must(t, netlink.QdiscDel(clsact(n.ifc.Index)))
-	must(t, netlink.QdiscAdd(clsact(n.ifc.Index)))
+	must(t, netlink.QdiscDel(theirQdisc(n.ifc)))
+	must(t, netlink.QdiscAdd(theirQdisc(n.ifc)))
 	// Somebody else's filter that happens to be where ours was.
-	b := old.(*Filter).bpf()
-	b.Fd, b.Name, b.DirectAction = count(t).prog.FD(), "foreign", true
+	f := old.(*Filter)
+	b := &netlink.BpfFilter{
+		FilterAttrs: netlink.FilterAttrs{
+			LinkIndex: n.ifc.Index, Parent: netlink.HANDLE_MIN_INGRESS, Handle: f.Handle, Priority: f.Pref, Protocol: unix.ETH_P_ALL,
+		},
+		Fd: count(t).prog.FD(), Name: "foreign", DirectAction: true,
+	}
 	must(t, netlink.FilterAdd(b))
 	if err := old.Close(); !errors.Is(err, ErrLost) {
 		t.Errorf("close without our filter: %v, want ErrLost", err)
@@ -297,7 +302,7 @@ func TestTwoAgents(t *testing.T) {
 // Agents that attach at the same moment choose the same handle; all but one must choose again.
 func TestAgentsAtTheSameMoment(t *testing.T) {
 	n := newNetwork(t, "veth0")
-	must(t, netlink.QdiscAdd(clsact(n.ifc.Index)))
+	must(t, netlink.QdiscAdd(theirQdisc(n.ifc)))
 	const agents, rounds = 4, 25
 	c := count(t)
 	errs := make(chan error)
@@ -338,7 +343,7 @@ func TestClatInterface(t *testing.T) {
 	if got := qdisc(t, n.ifc); got != "" {
 		t.Fatalf("%s was created", got)
 	}
-	must(t, netlink.QdiscAdd(clsact(n.ifc.Index)))
+	must(t, netlink.QdiscAdd(theirQdisc(n.ifc)))
 	closer := attach(t, plan.TC, n.ifc, Egress, c)
 	n.send(t, Egress, 1)
 	if got := c.took(t); got != 1 {

@@ -9,9 +9,9 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
-	"github.com/vishvananda/netlink"
 
 	"droidtap/agent/plan"
+	"droidtap/agent/rtnl"
 	"droidtap/android"
 )
 
@@ -84,12 +84,12 @@ func look(ifc android.Interface, qdisc string) (s Seen, err error) {
 }
 
 func (s *Seen) xdp() error {
-	l, err := netlink.LinkByIndex(s.ifc.Index)
+	d, err := rtnl.Get(s.ifc.Index)
 	if err != nil {
 		return fmt.Errorf("look at %s: %w", s.ifc.Name, err)
 	}
-	if x := l.Attrs().Xdp; x != nil && x.Attached {
-		s.Others = append(s.Others, Other{Where: "xdp", Kind: "bpf", Name: programName(ebpf.ProgramID(x.ProgId))})
+	for _, id := range d.XDP {
+		s.Others = append(s.Others, Other{Where: "xdp", Kind: "bpf", Name: programName(ebpf.ProgramID(id))})
 	}
 	return nil
 }

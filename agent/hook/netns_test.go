@@ -195,6 +195,14 @@ func (c *counter) took(t *testing.T) (packets uint64) {
 	return packets
 }
 
+// theirQdisc is the clsact that somebody else makes, with a library of their own.
+func theirQdisc(ifc android.Interface) netlink.Qdisc {
+	return &netlink.GenericQdisc{
+		QdiscAttrs: netlink.QdiscAttrs{LinkIndex: ifc.Index, Handle: netlink.MakeHandle(0xffff, 0), Parent: netlink.HANDLE_CLSACT},
+		QdiscType:  "clsact",
+	}
+}
+
 // foreign adds a filter of somebody else's.
 func (n *network) foreign(t *testing.T, ifc android.Interface, dir Direction, pref, proto uint16) *counter {
 	t.Helper()

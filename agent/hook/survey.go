@@ -8,6 +8,7 @@ import (
 	"net/netip"
 
 	"droidtap/agent/plan"
+	"droidtap/agent/rtnl"
 	"droidtap/android"
 )
 
@@ -34,11 +35,11 @@ func Survey(sys fs.FS, hooks []plan.Hook) ([]Surveyed, error) {
 	if err := android.CheckNamespace(all); err != nil {
 		return nil, err
 	}
-	addresses, err := android.Addresses()
+	addresses, err := rtnl.Addresses()
 	if err != nil {
 		return nil, err
 	}
-	routes, err := android.DefaultRoutes()
+	routes, err := rtnl.DefaultRoutes()
 	if err != nil {
 		return nil, err
 	}

@@ -10,8 +10,7 @@ import (
 	"os"
 	"slices"
 
-	"github.com/vishvananda/netlink"
-
+	"droidtap/agent/rtnl"
 	"droidtap/android"
 )
 
@@ -27,8 +26,8 @@ func Sweep() ([]string, error) {
 	var errs []error
 	for _, ifindex := range slices.Sorted(maps.Keys(kinds)) {
 		name := fmt.Sprintf("interface %d", ifindex)
-		if l, err := netlink.LinkByIndex(ifindex); err == nil {
-			name = l.Attrs().Name
+		if d, err := rtnl.Get(ifindex); err == nil {
+			name = d.Name
 		}
 		removed, err := sweep(os.DirFS("/proc"), android.Interface{Index: ifindex, Name: name}, kinds[ifindex])
 		lines = append(lines, removed...)
@@ -57,7 +56,7 @@ func sweep(proc fs.FS, ifc android.Interface, kind string) (lines []string, err 
 				continue
 			}
 			f := Filter{Pref: g.pref, Handle: g.handle, ifc: ifc, dir: dir}
-			if err := netlink.FilterDel(f.bpf()); err != nil {
+			if err := f.delete(); err != nil {
 				if gone(err) {
 					continue
 				}

@@ -18,7 +18,7 @@ func TestSweep(t *testing.T) {
 	n := newNetwork(t, "alone")
 	both, _, _, _, _ := n.pair(t, "both")
 	mixed, _, _, _, _ := n.pair(t, "mixed")
-	must(t, netlink.QdiscAdd(clsact(mixed.Index)))
+	must(t, netlink.QdiscAdd(theirQdisc(mixed)))
 	for _, dir := range directions {
 		n.foreign(t, mixed, dir, 1, unix.ETH_P_ALL)
 	}

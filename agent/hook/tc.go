@@ -7,12 +7,22 @@ import (
 	"fmt"
 	"os"
 
-	"github.com/vishvananda/netlink"
+	"github.com/cilium/ebpf"
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
 	"droidtap/android"
 )
+
+// handleIngress is the handle ffff: of a clsact and of an ingress qdisc, and parentClsact their parent (TC_H_CLSACT, the
+// same number as TC_H_INGRESS, of include/uapi/linux/pkt_sched.h).
+const (
+	handleIngress = 0xffff0000
+	parentClsact  = 0xfffffff1
+)
+
+// kindBPF is what tc calls a cls_bpf filter.
+const kindBPF = "bpf"
 
 // filter is what the choice of a place and the knowledge of our own need of an entry of RTM_GETTFILTER. The entry with
 // handle 0 that stands for the preference itself is one as well.
@@ -34,12 +44,12 @@ type tcEntry struct {
 // parent is where filters of the direction hang: ffff:fff2 or ffff:fff3 (TC_H_MIN_INGRESS and TC_H_MIN_EGRESS).
 func (d Direction) parent() uint32 {
 	if d == Egress {
-		return netlink.HANDLE_MIN_EGRESS
+		return handleIngress | 0xfff3
 	}
-	return netlink.HANDLE_MIN_INGRESS
+	return handleIngress | 0xfff2
 }
 
-// dump lists qdiscs or filters. netlink.FilterList and QdiscList also decode the options of every kind, and fail on, or
+// dump lists qdiscs or filters. vishvananda/netlink's FilterList and QdiscList also decode the options of every kind, and fail on, or
 // leave out, what they do not know; here only foreign objects' presence matters.
 func dump(ask, answer uint16, msg nl.TcMsg) ([]tcEntry, error) {
 	var raw [][]byte
@@ -95,7 +105,7 @@ func qdiscs() (map[int]string, error) {
 	}
 	kinds := map[int]string{}
 	for _, e := range all {
-		if e.Parent == netlink.HANDLE_CLSACT {
+		if e.Parent == parentClsact {
 			kinds[int(e.Ifindex)] = e.kind
 		}
 	}
@@ -116,7 +126,7 @@ func filters(ifindex int, dir Direction) ([]filter, error) {
 	for _, e := range all {
 		// tcm_info is the preference and, in network order, the protocol.
 		f := filter{pref: uint16(e.Info >> 16), proto: nl.Swap16(uint16(e.Info)), kind: e.kind, handle: e.Handle}
-		if e.kind == "bpf" {
+		if e.kind == kindBPF {
 			if f.name, err = bpfName(e.options); err != nil {
 				return nil, fmt.Errorf("list %s filters: %w", dir, err)
 			}
@@ -140,12 +150,52 @@ func bpfName(options []byte) (string, error) {
 	return "", nil
 }
 
-// clsact is the qdisc that Attach creates and Close deletes.
-func clsact(ifindex int) netlink.Qdisc {
-	return &netlink.GenericQdisc{
-		QdiscAttrs: netlink.QdiscAttrs{LinkIndex: ifindex, Handle: netlink.MakeHandle(0xffff, 0), Parent: netlink.HANDLE_CLSACT},
-		QdiscType:  "clsact",
+// change asks for something to be made, replaced or deleted: what the struct tcmsg names, with such attributes.
+func change(kind, flags int, msg nl.TcMsg, attrs ...*nl.RtAttr) error {
+	req := nl.NewNetlinkRequest(kind, flags|unix.NLM_F_ACK)
+	req.AddData(&msg)
+	for _, a := range attrs {
+		req.AddData(a)
 	}
+	_, err := req.Execute(unix.NETLINK_ROUTE, 0)
+	return err
+}
+
+// clsact names the qdisc that Attach creates and Close deletes.
+func clsact(ifindex int) nl.TcMsg {
+	return nl.TcMsg{Ifindex: int32(ifindex), Handle: handleIngress, Parent: parentClsact}
+}
+
+// addClsact creates the clsact of an interface. The error wraps unix.EEXIST where there is one, and unix.ENOENT on a kernel
+// without.
+func addClsact(ifindex int) error {
+	kind := nl.NewRtAttr(nl.TCA_KIND, nl.ZeroTerminated("clsact"))
+	return change(unix.RTM_NEWQDISC, unix.NLM_F_CREATE|unix.NLM_F_EXCL, clsact(ifindex), kind)
+}
+
+// msg names the filter.
+func (f *Filter) msg() nl.TcMsg {
+	return nl.TcMsg{
+		Ifindex: int32(f.ifc.Index),
+		Handle:  f.Handle,
+		Parent:  f.dir.parent(),
+		Info:    uint32(f.Pref)<<16 | uint32(nl.Swap16(unix.ETH_P_ALL)),
+	}
+}
+
+// put adds a filter with a program, or replaces the one that is there, as the flags say. The program's verdict is the
+// filter's.
+func (f *Filter) put(prog *ebpf.Program, flags int) error {
+	options := nl.NewRtAttr(nl.TCA_OPTIONS, nil)
+	options.AddRtAttr(nl.TCA_BPF_FD, nl.Uint32Attr(uint32(prog.FD())))
+	options.AddRtAttr(nl.TCA_BPF_NAME, nl.ZeroTerminated(f.name))
+	options.AddRtAttr(nl.TCA_BPF_FLAGS, nl.Uint32Attr(nl.TCA_BPF_FLAG_ACT_DIRECT))
+	return change(unix.RTM_NEWTFILTER, flags, f.msg(), nl.NewRtAttr(nl.TCA_KIND, nl.ZeroTerminated(kindBPF)), options)
+}
+
+// delete removes the filter.
+func (f *Filter) delete() error {
+	return change(unix.RTM_DELTFILTER, 0, f.msg(), nl.NewRtAttr(nl.TCA_KIND, nl.ZeroTerminated(kindBPF)))
 }
 
 // deleteEmpty removes the clsact of an interface if no filter of anybody is left in it. The kernel has no way to do
@@ -162,7 +212,7 @@ func deleteEmpty(ifindex int) (bool, error) {
 			return false, err
 		}
 	}
-	err := netlink.QdiscDel(clsact(ifindex))
+	err := change(unix.RTM_DELQDISC, 0, clsact(ifindex))
 	if gone(err) {
 		return false, nil
 	}

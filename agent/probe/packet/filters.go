@@ -8,14 +8,15 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net/netip"
 	"slices"
 
 	"github.com/cilium/ebpf"
-	"github.com/vishvananda/netlink"
 
 	"droidtap/agent/filter"
 	"droidtap/agent/pcapng"
 	"droidtap/agent/plugin"
+	"droidtap/agent/rtnl"
 	"droidtap/android"
 )
 
@@ -102,19 +103,17 @@ func compileFor(ctx context.Context, expr string, chosen []android.Interface) (c
 
 // netmask returns the mask of an interface's first IPv4 address, as pcap_lookupnet does, or 0.
 func netmask(ifc android.Interface) uint32 {
-	l, err := netlink.LinkByIndex(ifc.Index)
+	addresses, err := rtnl.Addresses()
 	if err != nil {
-		return 0 // it is not there, which the attach says
+		return 0 // the attach says what is wrong
 	}
-	addrs, err := netlink.AddrList(l, netlink.FAMILY_V4)
-	if err != nil || len(addrs) == 0 {
+	of := addresses[ifc.Index]
+	first := slices.IndexFunc(of, func(a netip.Prefix) bool { return a.Addr().Is4() })
+	// An address without a network has no broadcast address; to libpcap that is an unknown mask.
+	if first < 0 || of[first].IsSingleIP() {
 		return 0
 	}
-	ones, _ := addrs[0].Mask.Size()
-	if ones == 32 { // an address without a network has no broadcast address; to libpcap that is an unknown mask
-		return 0
-	}
-	return ^(uint32(0xffffffff) >> ones)
+	return ^(uint32(0xffffffff) >> of[first].Bits())
 }
 
 // usable returns the interfaces on which the expression can match, and why each

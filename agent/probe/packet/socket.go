@@ -9,12 +9,11 @@ import (
 	"strings"
 	"time"
 
-	"github.com/vishvananda/netlink"
-
 	"droidtap/agent/afpacket"
 	"droidtap/agent/hook"
 	"droidtap/agent/plan"
 	"droidtap/agent/plugin"
+	"droidtap/agent/rtnl"
 	"droidtap/android"
 )
 
@@ -95,10 +94,9 @@ func (k *keeper) socketOptions(t *tap) afpacket.Options {
 func largest(ifc android.Interface) int {
 	const heads = 128 // of the link layer, more than there are
 	size := uint32(1<<16) + heads
-	if l, err := netlink.LinkByIndex(ifc.Index); err == nil {
-		a := l.Attrs()
+	if d, err := rtnl.Get(ifc.Index); err == nil {
 		// More than 64 KiB only where somebody has set it so (BIG TCP, 5.19).
-		size = max(size, uint32(a.MTU)+heads, a.GSOMaxSize+heads, a.GROMaxSize+heads, a.GSOIPv4MaxSize+heads, a.GROIPv4MaxSize+heads)
+		size = max(size, d.Largest+heads)
 	}
 	return int(min(size, maxSnaplen))
 }
