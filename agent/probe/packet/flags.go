@@ -21,7 +21,7 @@ const maxSnaplen = 262144
 func flags() []cli.Flag {
 	return []cli.Flag{
 		&cli.StringSliceFlag{Name: "interface", Aliases: []string{"i"}, Category: plugin.GroupCapture,
-			Usage: "capture on `IF[,IF]` (repeatable), a number from -D, or any: all that are up at the start", DefaultText: "any"},
+			Usage: "capture on `IF[,IF]` (repeatable), a number from -D, a pattern such as 'rmnet*', @inet: what leads to the internet, or any; all are followed as they come and go", DefaultText: "any"},
 		&cli.IntFlag{Name: "snapshot-length", Aliases: []string{"s"}, Category: plugin.GroupCapture,
 			Usage: "capture `N` bytes of each packet; 0 means 262144", DefaultText: "262144"},
 		&cli.StringFlag{Name: "direction", Aliases: []string{"Q"}, Category: plugin.GroupCapture, Value: "inout",
