@@ -399,8 +399,16 @@ func (k *keeper) drop(t *tap, there bool, now time.Duration) error {
 
 // tick looks at what no message of the kernel tells, and tells whether the next look can wait.
 func (k *keeper) tick() (quiet bool, err error) {
-	folded := k.fold(boottime.Now()) // makes room for other interfaces
+	now := boottime.Now()
+	folded := k.fold(now) // makes room for other interfaces
 	links, err := k.update(rtnl.Change{})
 	quiet, listened := k.listen(links)
-	return quiet && len(k.away) == 0, errors.Join(err, folded, listened)
+	for name, a := range k.away {
+		quiet = quiet && !a.there
+		// Names that nobody asked for may never come again.
+		if now-a.since > longest && !slices.Contains(k.selection.names, name) {
+			delete(k.away, name)
+		}
+	}
+	return quiet, errors.Join(err, folded, listened)
 }
