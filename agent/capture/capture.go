@@ -256,7 +256,7 @@ func (c *capture) loadProbe(p Probe, t plugin.Target) error {
 	}
 	r := &running{Probe: p, coll: coll, variant: variant}
 	if m := coll.Maps[events]; m != nil {
-		ring, err := openRing(m, c.Buffer, t.Wakeup)
+		ring, err := openRing(m, c.Buffer, t.Wakeup, c.Log)
 		if err != nil {
 			coll.Close()
 			return err

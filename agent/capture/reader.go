@@ -6,12 +6,12 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"slices"
 	"time"
 
 	"github.com/cilium/ebpf"
-	"github.com/cilium/ebpf/perf"
 
 	"droidtap/agent/pcapng"
 	"droidtap/agent/plugin"
@@ -60,13 +60,11 @@ type ring interface {
 var errEmpty = errors.New("the ring is empty")
 
 // flushed tells whether a ring has ended by flush.
-func flushed(err error) bool {
-	return errors.Is(err, plugin.ErrFlushed) || errors.Is(err, perf.ErrFlushed)
-}
+func flushed(err error) bool { return errors.Is(err, plugin.ErrFlushed) }
 
 // openRing opens the ring that m is. buffer is in bytes, for all processors, and
 // wakeup is how many of them may wait before the reader is woken.
-func openRing(m *ebpf.Map, buffer, wakeup int) (ring, error) {
+func openRing(m *ebpf.Map, buffer, wakeup int, log *slog.Logger) (ring, error) {
 	if m.Type() == ebpf.RingBuf {
 		return openRingBuffer(m, wakeup)
 	}
@@ -75,46 +73,42 @@ func openRing(m *ebpf.Map, buffer, wakeup int) (ring, error) {
 		return nil, fmt.Errorf("count the processors: %w", err)
 	}
 	perCPU := max(buffer/cpus, minPerCPU)
-	r, err := perf.NewReaderWithOptions(m, perCPU, perf.ReaderOptions{Watermark: max(1, min(wakeup/cpus, perCPU/4))})
+	// Before the events: a processor that comes online in between is not missed.
+	uevents, err := openUevents()
 	if err != nil {
-		return nil, fmt.Errorf("open the perf buffers: %w", err)
+		log.Warn("packets will be dropped on processors that come online", "because", err)
 	}
-	return newPerfBuffer(r, time.Now), nil
-}
-
-// perfReader is perf.Reader as far as it is used.
-type perfReader interface {
-	ReadInto(*perf.Record) error
-	SetDeadline(time.Time)
-	Flush() error
-	Close() error
+	p, err := openPerfEvents(m, perCPU, max(1, min(wakeup/cpus, perCPU/4)), uevents, log)
+	if err != nil {
+		return nil, err
+	}
+	return newPerfBuffer(p, time.Now), nil
 }
 
 // perfBuffer looks into the buffers at times: the kernel wakes for a number of bytes, which is set when they are opened,
 // and the first record has fewer. The times are latency apart while records come, and up to seldom while none do.
 type perfBuffer struct {
-	perfReader
+	plugin.Ring
 	now    func() time.Time
 	pause  time.Duration // before the look that comes next
+	until  time.Time     // then it comes
 	recent bool          // a record came since the last one
 }
 
-func newPerfBuffer(r perfReader, now func() time.Time) *perfBuffer {
-	p := &perfBuffer{perfReader: r, now: now}
+func newPerfBuffer(r plugin.Ring, now func() time.Time) *perfBuffer {
+	p := &perfBuffer{Ring: r, now: now}
 	p.await(latency)
 	return p
 }
 
 func (p *perfBuffer) await(pause time.Duration) {
 	p.pause = pause
-	p.SetDeadline(p.now().Add(pause))
+	p.until = p.now().Add(pause)
 }
 
-// next skips the kernel's notices of lost records: countsOf finds what is missing.
 func (p *perfBuffer) next(buf []byte) ([]byte, error) {
 	for {
-		rec := perf.Record{RawSample: buf}
-		err := p.ReadInto(&rec)
+		raw, err := p.Next(buf, p.until)
 		switch {
 		case errors.Is(err, os.ErrDeadlineExceeded) && p.recent:
 			p.recent = false
@@ -125,14 +119,12 @@ func (p *perfBuffer) next(buf []byte) ([]byte, error) {
 			continue
 		case err != nil:
 			return nil, err
-		case rec.LostSamples > 0:
-			continue
 		}
 		if !p.recent && p.pause > latency {
 			p.await(latency) // this one is not to wait for the rest of a long pause
 		}
 		p.recent = true
-		return rec.RawSample, nil
+		return raw, nil
 	}
 }
 func (p *perfBuffer) flush() error  { return p.Flush() }

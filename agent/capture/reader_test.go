@@ -13,7 +13,6 @@ import (
 	"time"
 
 	"github.com/cilium/ebpf"
-	"github.com/cilium/ebpf/perf"
 	"github.com/google/go-cmp/cmp"
 
 	"droidtap/agent/pcapng"
@@ -149,39 +148,37 @@ func TestIdleReaderWaits(t *testing.T) {
 
 // looks are perf buffers with records at some of the times when they are looked into.
 type looks struct {
-	clock    time.Time
-	deadline time.Time
-	at       []time.Duration // of the records, from the start
-	early    bool            // records wake the reader
-	over     bool            // the deadline is, and it was not yet said
-	seen     []time.Duration // when they were looked into, from the start
+	clock time.Time
+	at    []time.Duration // of the records, from the start
+	early bool            // records wake the reader
+	over  bool            // the deadline is, and it was not yet said
+	seen  []time.Duration // when they were looked into, from the start
 }
 
 var start = time.Unix(1000, 0)
 
-// ReadInto returns what a look at the deadline finds, and then that it was the deadline, as perf.Reader does.
-func (l *looks) ReadInto(*perf.Record) error {
-	woken := len(l.at) > 0 && l.early && start.Add(l.at[0]).Before(l.deadline)
+// Next returns what a look at the deadline finds, and then that it was the deadline, as perfEvents does.
+func (l *looks) Next(buf []byte, deadline time.Time) ([]byte, error) {
+	woken := len(l.at) > 0 && l.early && start.Add(l.at[0]).Before(deadline)
 	switch {
 	case woken:
 		l.clock = start.Add(l.at[0])
 	case !l.over:
-		l.clock, l.over = l.deadline, true
+		l.clock, l.over = deadline, true
 		l.seen = append(l.seen, l.clock.Sub(start))
 	}
 	if len(l.at) > 0 && !start.Add(l.at[0]).After(l.clock) {
 		l.at = l.at[1:]
-		return nil
+		return buf, nil
 	}
 	l.over = false
 	if len(l.seen) == 12 {
-		return perf.ErrFlushed
+		return nil, plugin.ErrFlushed
 	}
-	return os.ErrDeadlineExceeded
+	return nil, os.ErrDeadlineExceeded
 }
-func (l *looks) SetDeadline(t time.Time) { l.deadline = t }
-func (l *looks) Flush() error            { return nil }
-func (l *looks) Close() error            { return nil }
+func (l *looks) Flush() error { return nil }
+func (l *looks) Close() error { return nil }
 
 // Perf buffers are looked into less and less often, until a record comes.
 func TestIdlePerfReader(t *testing.T) {

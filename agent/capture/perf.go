@@ -1,0 +1,364 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package capture
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"math/bits"
+	"os"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+	"unsafe"
+
+	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
+
+	"droidtap/agent/boottime"
+	"droidtap/agent/plugin"
+)
+
+// perfEvents reads a BPF_MAP_TYPE_PERF_EVENT_ARRAY: the map's slot N holds a perf event of processor N, with a ring.
+//
+// The kernel takes an event off its processor for good when that goes offline (kernel/events/core.c,
+// perf_event_exit_cpu), and bpf_perf_event_output fails there from then on. So the processor gets a new event when it is
+// online again. An uevent tells of it, but for two cases: a sleep, in which the kernel switches off all but the first one,
+// and drivers that call cpu_up themselves, for which we compare now and then.
+//
+// cilium/ebpf's perf.Reader opens each event once, and where a processor is offline its version 0.22 puts those of all
+// later ones into wrong slots (its issue 2100).
+type perfEvents struct {
+	array     *ebpf.Map // the map forgets the events when whoever put them there closes it
+	ringSize  int       // bytes, without the page ahead of it
+	watermark int       // bytes in a ring that wake the reader
+	log       *slog.Logger
+	clock     io.Closer
+	bell      *os.File // an eventfd that ends a wait
+	bellFD    int32    // its number: File.Fd is not for a file that another goroutine closes
+	flushed   atomic.Bool
+	closed    atomic.Bool
+	slept     atomic.Bool // perhaps: no event may be good any more
+
+	mu       sync.Mutex // of what follows; Close waits for it before it unmaps
+	uevents  int        // the socket; -1: none
+	online   func() ([]byte, error)
+	compared time.Time // when online was asked
+	off      []bool    // by processor: it was offline when it was last looked at
+	rings    []*perfRing
+	at       int    // of rings, where the next record is looked for
+	said     error  // by the next call when it has found no more
+	message  []byte // an uevent
+	fds      []unix.PollFd
+}
+
+// perfRing is a perf event and its ring.
+type perfRing struct {
+	cpu        int
+	fd         int
+	dead       bool      // poll(2) says so at once, each time
+	retired    time.Time // when another took its slot; zero: it is there
+	pages      []byte    // the mapping
+	meta       *unix.PerfEventMmapPage
+	data       []byte // a power of two
+	head, tail uint64 // the kernel's position and ours
+}
+
+// openPerfEvents opens the events of the processors that are online. ringSize is in bytes for each, and is rounded up;
+// watermark is less. uevents is a socket of openUevents, which is the reader's from then on, or -1.
+func openPerfEvents(m *ebpf.Map, ringSize, watermark, uevents int, log *slog.Logger) (_ *perfEvents, err error) {
+	page := os.Getpagesize()
+	pages := (ringSize + page - 1) / page
+	p := &perfEvents{
+		ringSize:  page << bits.Len(uint(pages-1)),
+		watermark: watermark,
+		log:       log,
+		uevents:   uevents,
+		online:    func() ([]byte, error) { return os.ReadFile("/sys/devices/system/cpu/online") },
+		off:       make([]bool, m.MaxEntries()),
+		message:   make([]byte, 256), // its first line is all that matters
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(fmt.Errorf("open the perf buffers: %w", err), p.Close())
+		}
+	}()
+	// It blocks, so that the runtime's poller leaves it alone; it is read only when it is full.
+	fd, err := unix.Eventfd(0, unix.EFD_CLOEXEC)
+	if err != nil {
+		return nil, os.NewSyscallError("eventfd", err)
+	}
+	p.bell, p.bellFD = os.NewFile(uintptr(fd), "eventfd"), int32(fd)
+	if p.array, err = m.Clone(); err != nil {
+		return nil, err
+	}
+	if p.clock, err = boottime.OnSet(p.resumed); err != nil {
+		return nil, err
+	}
+	for cpu := range int(m.MaxEntries()) {
+		if err := p.equip(cpu); err != nil && !errors.Is(err, unix.ENODEV) {
+			return nil, err
+		}
+	}
+	p.watch()
+	return p, nil
+}
+
+// resumed has all events opened anew. It is called when the clock was set, too: where BOOTTIME does not count a sleep the two
+// cannot be told apart, and new events harm nothing.
+func (p *perfEvents) resumed() {
+	p.slept.Store(true)
+	if err := p.wake(); err != nil {
+		p.log.Debug("open perf events after a sleep", "error", err)
+	}
+}
+
+// wake ends a wait. The error wraps os.ErrClosed behind Close.
+func (p *perfEvents) wake() error {
+	_, err := p.bell.Write(binary.NativeEndian.AppendUint64(nil, 1))
+	return err
+}
+
+// equip puts a new event into the slot of a processor. What lies in the old one's ring is read all the same. The error
+// wraps ENODEV while the processor is offline.
+func (p *perfEvents) equip(cpu int) error {
+	r, err := openPerfRing(cpu, p.ringSize, p.watermark)
+	p.off[cpu] = errors.Is(err, unix.ENODEV)
+	if err != nil {
+		return err
+	}
+	if err := p.array.Put(uint32(cpu), uint32(r.fd)); err != nil {
+		return errors.Join(fmt.Errorf("put the event of processor %d into its slot: %w", cpu, err), r.Close())
+	}
+	for _, old := range p.rings {
+		if old.cpu == cpu && old.retired.IsZero() {
+			old.retired = time.Now()
+		}
+	}
+	p.rings = append(p.rings, r) // behind the old one, whose records come first
+	return nil
+}
+
+// reequip is equip for a processor that was offline. No error of its own ends a capture of the others.
+func (p *perfEvents) reequip(cpu int) {
+	switch err := p.equip(cpu); {
+	case errors.Is(err, unix.ENODEV): // again, or still
+	case err != nil:
+		p.log.Warn("packets are dropped", "processor", cpu, "because", err)
+	default:
+		p.log.Info("opened a new perf event", "processor", cpu)
+	}
+}
+
+// Next is that of plugin.Ring, but for records that are fewer than the watermark and came before the deadline: they are found
+// at the deadline only.
+func (p *perfEvents) Next(buf []byte, deadline time.Time) ([]byte, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for !p.closed.Load() {
+		for ; p.at < len(p.rings); p.at++ {
+			if raw, err := p.rings[p.at].take(buf); raw != nil || err != nil {
+				return raw, err
+			}
+		}
+		if err := p.said; err != nil {
+			p.said = nil
+			return nil, err
+		}
+		if err := p.wait(deadline); err != nil {
+			return nil, err
+		}
+		p.look()
+	}
+	return nil, os.ErrClosed
+}
+
+// look finds what the rings hold by now, and closes those that will hold nothing more.
+func (p *perfEvents) look() {
+	p.at = 0
+	changed := false
+	for n, r := range p.rings {
+		r.head = atomic.LoadUint64(&r.meta.Data_head)
+		// A program that took the event out of the slot just before it changed may still be writing. It cannot be
+		// interrupted but by interrupts.
+		if !r.retired.IsZero() && r.head == r.tail && time.Since(r.retired) > latency {
+			if err := r.Close(); err != nil {
+				p.log.Debug("close a perf event", "processor", r.cpu, "error", err)
+			}
+			p.rings[n], changed = nil, true
+		}
+	}
+	if changed {
+		p.rings = slices.DeleteFunc(p.rings, func(r *perfRing) bool { return r == nil })
+		p.watch()
+	}
+}
+
+// watch sets what is waited for: the bell, the uevents, and the rings.
+func (p *perfEvents) watch() {
+	p.fds = append(p.fds[:0], unix.PollFd{Fd: p.bellFD, Events: unix.POLLIN}, unix.PollFd{Fd: int32(p.uevents), Events: unix.POLLIN})
+	for _, r := range p.rings {
+		fd := int32(r.fd)
+		if r.dead {
+			fd = -1 // poll(2) passes it over
+		}
+		p.fds = append(p.fds, unix.PollFd{Fd: fd, Events: unix.POLLIN})
+	}
+}
+
+// wait waits until the rings are worth a look, and gives processors that came online their events.
+func (p *perfEvents) wait(deadline time.Time) error {
+	timeout := -1
+	if !deadline.IsZero() {
+		timeout = int((max(0, time.Until(deadline)) + time.Millisecond - 1) / time.Millisecond)
+	}
+	n, err := unix.Poll(p.fds, timeout)
+	if errors.Is(err, unix.EINTR) {
+		return nil
+	}
+	if err != nil {
+		return os.NewSyscallError("poll", err)
+	}
+	if n == 0 {
+		p.said = os.ErrDeadlineExceeded
+	}
+	if p.fds[0].Revents != 0 {
+		if _, err := io.ReadFull(p.bell, p.message[:8]); err != nil {
+			return err
+		}
+		if p.flushed.Load() {
+			p.said = plugin.ErrFlushed
+		}
+	}
+	dead := false
+	for i, r := range p.rings {
+		if p.fds[2+i].Revents&(unix.POLLHUP|unix.POLLERR|unix.POLLNVAL) != 0 {
+			r.dead, dead = true, true
+		}
+	}
+	before := len(p.rings)
+	if p.fds[1].Revents != 0 {
+		p.hear()
+	}
+	if p.slept.Swap(false) {
+		for cpu := range int(p.array.MaxEntries()) {
+			p.reequip(cpu)
+		}
+	}
+	p.compare()
+	if dead || len(p.rings) != before || p.uevents != int(p.fds[1].Fd) {
+		p.watch()
+	}
+	return nil
+}
+
+// Flush has Next return what is there and then plugin.ErrFlushed. The error wraps os.ErrClosed behind Close.
+func (p *perfEvents) Flush() error {
+	p.flushed.Store(true)
+	return p.wake()
+}
+
+// Close ends a wait of Next. Another call does nothing.
+func (p *perfEvents) Close() error {
+	if p.closed.Swap(true) {
+		return nil
+	}
+	var errs []error
+	if p.clock != nil {
+		errs = append(errs, p.clock.Close())
+	}
+	if p.bell != nil {
+		errs = append(errs, p.wake())
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, r := range slices.Backward(p.rings) {
+		errs = append(errs, r.Close())
+	}
+	if p.array != nil {
+		errs = append(errs, p.array.Close())
+	}
+	if p.bell != nil {
+		errs = append(errs, p.bell.Close())
+	}
+	if p.uevents >= 0 {
+		errs = append(errs, unix.Close(p.uevents))
+	}
+	p.rings, p.uevents = nil, -1
+	return errors.Join(errs...)
+}
+
+// openPerfRing opens an event that only bpf_perf_event_output writes to. size is in bytes, a power of two of pages.
+func openPerfRing(cpu, size, watermark int) (_ *perfRing, err error) {
+	attr := unix.PerfEventAttr{
+		Type:        unix.PERF_TYPE_SOFTWARE,
+		Config:      unix.PERF_COUNT_SW_BPF_OUTPUT,
+		Size:        uint32(unsafe.Sizeof(unix.PerfEventAttr{})),
+		Sample_type: unix.PERF_SAMPLE_RAW,
+		Bits:        unix.PerfBitWatermark,
+		Wakeup:      uint32(watermark),
+	}
+	fd, err := unix.PerfEventOpen(&attr, -1, cpu, -1, unix.PERF_FLAG_FD_CLOEXEC)
+	if err != nil {
+		return nil, fmt.Errorf("open a perf event of processor %d: %w", cpu, err)
+	}
+	page := os.Getpagesize()
+	pages, err := unix.Mmap(fd, 0, page+size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("map %d bytes of processor %d: %w", size, cpu, err), unix.Close(fd))
+	}
+	// The page ahead of the ring begins with the struct, and is larger.
+	meta := (*unix.PerfEventMmapPage)(unsafe.Pointer(&pages[0]))
+	return &perfRing{cpu: cpu, fd: fd, pages: pages, meta: meta, data: pages[page:]}, nil
+}
+
+func (r *perfRing) Close() error { return errors.Join(unix.Munmap(r.pages), unix.Close(r.fd)) }
+
+// u32 returns what is at a position that is a multiple of 4.
+func (r *perfRing) u32(pos uint64) uint32 {
+	return binary.NativeEndian.Uint32(r.data[pos&uint64(len(r.data)-1):])
+}
+
+// take returns the next record, in buf if it fits, or nil if the last look saw no more. It skips the kernel's notices of lost
+// records: countsOf finds what is missing.
+func (r *perfRing) take(buf []byte) ([]byte, error) {
+	// Of a sample: struct perf_event_header, and the length of what the program wrote, rounded up so that all is a
+	// multiple of 8 bytes long (include/uapi/linux/perf_event.h).
+	const header, sample = 8, 8 + 4
+	for r.tail != r.head {
+		kind := r.u32(r.tail)
+		var sizes [4]byte // misc and size
+		binary.NativeEndian.PutUint32(sizes[:], r.u32(r.tail+4))
+		size := uint64(binary.NativeEndian.Uint16(sizes[2:]))
+		var raw []byte
+		if kind == unix.PERF_RECORD_SAMPLE && size >= sample {
+			n := uint64(r.u32(r.tail + header))
+			if n > size-sample {
+				return nil, fmt.Errorf("a sample of %d bytes in a perf record of %d", n, size)
+			}
+			raw = r.copy(buf, r.tail+sample, n)
+		}
+		if size < header || size > r.head-r.tail {
+			return nil, fmt.Errorf("a perf record of %d bytes where there are %d", size, r.head-r.tail)
+		}
+		r.tail += size
+		atomic.StoreUint64(&r.meta.Data_tail, r.tail)
+		if raw != nil {
+			return raw, nil
+		}
+	}
+	return nil, nil
+}
+
+// copy copies n bytes from a position, in up to two pieces, to buf if they fit.
+func (r *perfRing) copy(buf []byte, pos, n uint64) []byte {
+	from := r.data[pos&uint64(len(r.data)-1):]
+	if uint64(len(from)) >= n {
+		return append(buf[:0], from[:n]...)
+	}
+	return append(append(buf[:0], from...), r.data[:n-uint64(len(from))]...)
+}
