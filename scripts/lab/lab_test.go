@@ -75,6 +75,7 @@ func TestPhone(t *testing.T) {
 			t.Run("in the way", func(t *testing.T) { testInTheWay(t, p) })
 			t.Run("clock", func(t *testing.T) { testClock(t, p) })
 			t.Run("sleep", func(t *testing.T) { testSleep(t, p) })
+			t.Run("processors", func(t *testing.T) { testProcessors(t, p) })
 			t.Run("netd", func(t *testing.T) { testNetd(t, p) })
 			t.Run("no clsact", func(t *testing.T) { testNoClsact(t, p) })
 			t.Run("without clsact", func(t *testing.T) { testWithoutClsact(t, p) })
