@@ -3,19 +3,20 @@
 package rtnl
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
 
-	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 )
 
 // Addresses returns, by ifindex, the addresses of the interfaces of the calling thread's network namespace, each with
-// the length of its network's prefix. One that has a peer is a network by itself.
+// the length of its network's prefix. One that has a peer is a network by itself. Where they change each time that they are
+// read, some may be missing.
 func Addresses() (map[int][]netip.Prefix, error) {
-	raw, err := dump(unix.RTM_GETADDR, unix.RTM_NEWADDR, nl.NewIfAddrmsg(unix.AF_UNSPEC))
-	if err != nil {
+	raw, err := List(unix.RTM_GETADDR, make([]byte, unix.SizeofIfAddrmsg)) // AF_UNSPEC
+	if err != nil && !errors.Is(err, ErrInterrupted) {
 		return nil, fmt.Errorf("list addresses: %w", err)
 	}
 	of := map[int][]netip.Prefix{}
@@ -75,8 +76,10 @@ func parseAddress(b []byte) (index int, address netip.Prefix, err error) {
 func DefaultRoutes() (map[int][]string, error) {
 	over := map[int][]string{}
 	for _, to := range somewhere {
-		raw, err := dump(unix.RTM_GETROUTE, unix.RTM_NEWROUTE, &nl.RtMsg{RtMsg: unix.RtMsg{Family: to.family}})
-		if err != nil {
+		request := make([]byte, unix.SizeofRtMsg)
+		request[0] = to.family
+		raw, err := List(unix.RTM_GETROUTE, request)
+		if err != nil && !errors.Is(err, ErrInterrupted) {
 			return nil, fmt.Errorf("list %s routes: %w", to.name, err)
 		}
 		for _, b := range raw {

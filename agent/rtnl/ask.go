@@ -9,11 +9,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// errInterrupted is for a list that changed while it was read (NLM_F_DUMP_INTR).
-var errInterrupted = errors.New("the list changed while it was read")
+// ErrInterrupted is for a list that changed while it was read (NLM_F_DUMP_INTR), of which some may be missing.
+var ErrInterrupted = errors.New("the list changed while it was read")
 
 // ask sends a request and returns the bodies of the answers: for a list of all of them, otherwise of one. The error may be a
-// unix.Errno of the kernel's; with errInterrupted there are answers.
+// unix.Errno of the kernel's; with ErrInterrupted there are answers.
 //
 // The kernel answers while it is asked (net/netlink/af_netlink.c netlink_unicast_kernel), so nothing here waits. That is why
 // this is not netlink/nl: its sockets are in the runtime's poller, which wakes other threads each time, on a phone that sleeps.
@@ -47,7 +47,7 @@ func ask(kind, flags uint16, request []byte) (answers [][]byte, err error) {
 		}
 		more, done, err := answer(buffer[:size], flags&unix.NLM_F_DUMP != 0)
 		switch {
-		case errors.Is(err, errInterrupted):
+		case errors.Is(err, ErrInterrupted):
 			interrupted = err
 		case err != nil:
 			return nil, err
@@ -71,7 +71,7 @@ func answer(datagram []byte, list bool) (bodies [][]byte, done bool, err error) 
 			return nil, false, err
 		}
 		if flags&unix.NLM_F_DUMP_INTR != 0 {
-			interrupted = errInterrupted
+			interrupted = ErrInterrupted
 		}
 		switch m.kind {
 		case unix.NLMSG_DONE:
@@ -91,8 +91,8 @@ func answer(datagram []byte, list bool) (bodies [][]byte, done bool, err error) 
 	return bodies, done, interrupted
 }
 
-// appendAttribute appends a struct rtattr and its value.
-func appendAttribute(b []byte, kind uint16, value []byte) []byte {
+// AppendAttribute appends a struct rtattr and its value.
+func AppendAttribute(b []byte, kind uint16, value []byte) []byte {
 	b = ne.AppendUint16(b, uint16(unix.SizeofRtAttr+len(value)))
 	b = ne.AppendUint16(b, kind)
 	b = append(b, value...)

@@ -3,11 +3,9 @@
 package rtnl
 
 import (
-	"errors"
 	"fmt"
 	"slices"
 
-	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 )
 
@@ -24,11 +22,9 @@ type Device struct {
 // Get returns the interface of an index in the calling thread's network namespace. The error wraps unix.ENODEV where
 // there is none.
 func Get(index int) (Device, error) {
-	req := nl.NewNetlinkRequest(unix.RTM_GETLINK, 0)
-	msg := nl.NewIfInfomsg(unix.AF_UNSPEC)
-	msg.Index = int32(index)
-	req.AddData(msg)
-	raw, err := req.Execute(unix.NETLINK_ROUTE, unix.RTM_NEWLINK)
+	request := make([]byte, unix.SizeofIfInfomsg) // AF_UNSPEC
+	ne.PutUint32(request[4:], uint32(index))
+	raw, err := ask(unix.RTM_GETLINK, 0, request)
 	if err == nil && len(raw) != 1 {
 		err = fmt.Errorf("%w: %d answers", unix.EBADMSG, len(raw))
 	}
@@ -96,17 +92,4 @@ func (a attribute) number() (uint32, error) {
 		return 0, fmt.Errorf("%w: attribute %d of %d bytes", unix.EBADMSG, a.kind, len(a.value))
 	}
 	return ne.Uint32(a.value), nil
-}
-
-// dump lists what there is of a kind, RTM_GETADDR or RTM_GETROUTE, and asks again where the list changed while it was
-// read. Where it never holds still, a part is better than nothing.
-func dump(ask int, answer uint16, msg nl.NetlinkRequestData) (raw [][]byte, err error) {
-	for range 5 {
-		req := nl.NewNetlinkRequest(ask, unix.NLM_F_DUMP)
-		req.AddData(msg)
-		if raw, err = req.Execute(unix.NETLINK_ROUTE, answer); !errors.Is(err, nl.ErrDumpInterrupted) {
-			return raw, err
-		}
-	}
-	return raw, nil
 }

@@ -73,8 +73,8 @@ func lookUp(family uint8, address netip.Addr, uid, flags uint32) ([]int, error) 
 	request := make([]byte, unix.SizeofRtMsg)
 	request[0], request[1] = family, uint8(address.BitLen())
 	ne.PutUint32(request[8:], flags)
-	request = appendAttribute(request, unix.RTA_DST, address.AsSlice())
-	request = appendAttribute(request, unix.RTA_UID, ne.AppendUint32(nil, uid))
+	request = AppendAttribute(request, unix.RTA_DST, address.AsSlice())
+	request = AppendAttribute(request, unix.RTA_UID, ne.AppendUint32(nil, uid))
 	raw, err := ask(unix.RTM_GETROUTE, 0, request)
 	if slices.ContainsFunc(noRoute, func(no error) bool { return errors.Is(err, no) }) {
 		return nil, nil

@@ -26,11 +26,11 @@ func Links() ([]Link, error) {
 	var err error
 	for range 5 {
 		raw, err = ask(unix.RTM_GETLINK, unix.NLM_F_DUMP, make([]byte, unix.SizeofIfInfomsg)) // AF_UNSPEC
-		if !errors.Is(err, errInterrupted) {
+		if !errors.Is(err, ErrInterrupted) {
 			break
 		}
 	}
-	if err != nil && !errors.Is(err, errInterrupted) {
+	if err != nil && !errors.Is(err, ErrInterrupted) {
 		return nil, fmt.Errorf("list interfaces: %w", err)
 	}
 	all := make([]Link, 0, len(raw))
