@@ -12,7 +12,7 @@ TAGS    := netgo,osusergo,urfave_cli_no_docs
 # Pages of 16 KiB are the largest that phones have; with ld's 64 KiB up to 60 KB of the file are padding.
 LDFLAGS := -s -w -linkmode external -extldflags "-static -Wl,--gc-sections -Wl,-z,max-page-size=16384"
 # What no packet passes through is compiled without inlining: 0.5 MB less on the phone.
-COLD    := github.com/urfave/... github.com/vishvananda/... github.com/therootcompany/... github.com/cilium/ebpf/btf \
+COLD    := github.com/urfave/... github.com/therootcompany/... github.com/cilium/ebpf/btf \
            github.com/cilium/ebpf/asm github.com/cilium/ebpf/features github.com/cilium/ebpf/link github.com/cilium/ebpf/internal/... \
            text/... regexp/... encoding/json debug/... compress/... crypto/... flag net/... log/... fmt reflect internal/zstd \
            droidtap/btf/... droidtap/agent/doctor droidtap/agent/kernel droidtap/agent/hook droidtap/agent/rtnl
@@ -97,7 +97,7 @@ test-lab: agent ## the emulated phone, on the kernels of SUITES
 
 FUZZTIME ?= 10m
 FUZZ     := filter:FuzzExpression filter:FuzzPacket probe/packet:FuzzDecode afpacket:FuzzBlockPacket sockdiag:FuzzParseFlow \
-            sockdiag:FuzzParse hook:FuzzParseOwner hook:FuzzStartTime rtnl:FuzzMessages rtnl:FuzzAnswers ../btf:FuzzOpen ../btf/facts:FuzzFrom \
+            sockdiag:FuzzParse hook:FuzzParseEntry hook:FuzzParseOwner hook:FuzzStartTime rtnl:FuzzMessages rtnl:FuzzAnswers ../btf:FuzzOpen ../btf/facts:FuzzFrom \
             ../android:FuzzInterfaces ../android:FuzzParseRelease
 fuzz: ## fuzz what parses foreign bytes, each parser for FUZZTIME (10m) (root)
 	@$(call cgo,host); for target in $(FUZZ); do \

@@ -3,14 +3,15 @@
 package hook
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
 
 	"github.com/cilium/ebpf"
-	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
+	"droidtap/agent/rtnl"
 	"droidtap/android"
 )
 
@@ -21,8 +22,15 @@ const (
 	parentClsact  = 0xfffffff1
 )
 
-// kindBPF is what tc calls a cls_bpf filter.
-const kindBPF = "bpf"
+// kindBPF is what tc calls a cls_bpf filter. The others are its options (TCA_BPF_FD, _NAME and _FLAGS, and
+// TCA_BPF_FLAG_ACT_DIRECT of the latter, of include/uapi/linux/pkt_cls.h).
+const (
+	kindBPF     = "bpf"
+	tcaBPFFD    = 6
+	tcaBPFName  = 7
+	tcaBPFFlags = 8
+	actDirect   = 1
+)
 
 // filter is what the choice of a place and the knowledge of our own need of an entry of RTM_GETTFILTER. The entry with
 // handle 0 that stands for the preference itself is one as well.
@@ -34,9 +42,32 @@ type filter struct {
 	name   string // TCA_BPF_NAME
 }
 
-// tcEntry is one object of a traffic control dump.
-type tcEntry struct {
-	nl.TcMsg
+// tcmsg is a struct tcmsg of include/uapi/linux/rtnetlink.h, without its family, which is AF_UNSPEC.
+type tcmsg struct {
+	ifindex              int32
+	handle, parent, info uint32
+}
+
+// sizeofTcmsg is its size in bytes.
+const sizeofTcmsg = 20
+
+// bytes returns it as the kernel reads it.
+func (m tcmsg) bytes() []byte {
+	b := make([]byte, 4, sizeofTcmsg)
+	for _, v := range []uint32{uint32(m.ifindex), m.handle, m.parent, m.info} {
+		b = binary.NativeEndian.AppendUint32(b, v)
+	}
+	return b
+}
+
+// protocol converts an ETH_P_* to the byte order of the network, and back.
+func protocol(p uint16) uint16 {
+	return binary.NativeEndian.Uint16(binary.BigEndian.AppendUint16(nil, p))
+}
+
+// entry is one object of a list of traffic control.
+type entry struct {
+	tcmsg
 	kind    string
 	options []byte
 }
@@ -49,23 +80,14 @@ func (d Direction) parent() uint32 {
 	return handleIngress | 0xfff2
 }
 
-// dump lists qdiscs or filters. vishvananda/netlink's FilterList and QdiscList also decode the options of every kind, and fail on, or
-// leave out, what they do not know; here only foreign objects' presence matters.
-func dump(ask, answer uint16, msg nl.TcMsg) ([]tcEntry, error) {
-	var raw [][]byte
-	var err error
-	for range 5 {
-		req := nl.NewNetlinkRequest(int(ask), unix.NLM_F_DUMP)
-		req.AddData(&msg)
-		// A change during the dump marks it as interrupted; ask again.
-		if raw, err = req.Execute(unix.NETLINK_ROUTE, answer); !errors.Is(err, nl.ErrDumpInterrupted) {
-			break
-		}
-	}
+// dump lists qdiscs or filters. vishvananda/netlink's FilterList and QdiscList also decode the options of every kind, and
+// fail on, or leave out, what they do not know; here only foreign objects' presence matters.
+func dump(kind uint16, of tcmsg) ([]entry, error) {
+	raw, err := rtnl.List(kind, of.bytes())
 	if err != nil {
 		return nil, err
 	}
-	var all []tcEntry
+	var all []entry
 	for _, b := range raw {
 		e, err := parseEntry(b)
 		if err != nil {
@@ -77,36 +99,32 @@ func dump(ask, answer uint16, msg nl.TcMsg) ([]tcEntry, error) {
 }
 
 // parseEntry reads a struct tcmsg and its attributes.
-func parseEntry(b []byte) (tcEntry, error) {
-	if len(b) < nl.SizeofTcMsg {
-		return tcEntry{}, fmt.Errorf("parse tcmsg: %d bytes", len(b))
+func parseEntry(b []byte) (entry, error) {
+	if len(b) < sizeofTcmsg {
+		return entry{}, fmt.Errorf("parse tcmsg: %w: %d bytes", unix.EBADMSG, len(b))
 	}
-	e := tcEntry{TcMsg: *nl.DeserializeTcMsg(b)}
-	attrs, err := nl.ParseRouteAttr(b[nl.SizeofTcMsg:])
+	attrs, err := rtnl.Attributes(b[sizeofTcmsg:])
 	if err != nil {
-		return tcEntry{}, fmt.Errorf("parse tcmsg: %w", err)
+		return entry{}, fmt.Errorf("parse tcmsg: %w", err)
 	}
-	for _, a := range attrs {
-		switch a.Attr.Type {
-		case nl.TCA_KIND:
-			e.kind = unix.ByteSliceToString(a.Value)
-		case nl.TCA_OPTIONS:
-			e.options = a.Value
-		}
-	}
-	return e, nil
+	word := func(at int) uint32 { return binary.NativeEndian.Uint32(b[at:]) }
+	return entry{
+		tcmsg:   tcmsg{ifindex: int32(word(4)), handle: word(8), parent: word(12), info: word(16)},
+		kind:    unix.ByteSliceToString(attrs[unix.TCA_KIND]),
+		options: attrs[unix.TCA_OPTIONS],
+	}, nil
 }
 
 // qdiscs returns, by ifindex, the kind of the qdisc at ffff: (clsact or ingress); an interface without has no entry.
 func qdiscs() (map[int]string, error) {
-	all, err := dump(unix.RTM_GETQDISC, unix.RTM_NEWQDISC, nl.TcMsg{})
+	all, err := dump(unix.RTM_GETQDISC, tcmsg{})
 	if err != nil {
 		return nil, fmt.Errorf("list qdiscs: %w", err)
 	}
 	kinds := map[int]string{}
 	for _, e := range all {
-		if e.Parent == parentClsact {
-			kinds[int(e.Ifindex)] = e.kind
+		if e.parent == parentClsact {
+			kinds[int(e.ifindex)] = e.kind
 		}
 	}
 	return kinds, nil
@@ -115,7 +133,7 @@ func qdiscs() (map[int]string, error) {
 // filters returns all filters of one direction, none where the qdisc or the interface is missing. An old ingress
 // qdisc answers with its filters for either direction (net/sched/sch_ingress.c ingress_find).
 func filters(ifindex int, dir Direction) ([]filter, error) {
-	all, err := dump(unix.RTM_GETTFILTER, unix.RTM_NEWTFILTER, nl.TcMsg{Ifindex: int32(ifindex), Parent: dir.parent()})
+	all, err := dump(unix.RTM_GETTFILTER, tcmsg{ifindex: int32(ifindex), parent: dir.parent()})
 	if errors.Is(err, unix.ENODEV) || errors.Is(err, unix.ENOENT) {
 		return nil, nil
 	}
@@ -125,7 +143,7 @@ func filters(ifindex int, dir Direction) ([]filter, error) {
 	var fs []filter
 	for _, e := range all {
 		// tcm_info is the preference and, in network order, the protocol.
-		f := filter{pref: uint16(e.Info >> 16), proto: nl.Swap16(uint16(e.Info)), kind: e.kind, handle: e.Handle}
+		f := filter{pref: uint16(e.info >> 16), proto: protocol(uint16(e.info)), kind: e.kind, handle: e.handle}
 		if e.kind == kindBPF {
 			if f.name, err = bpfName(e.options); err != nil {
 				return nil, fmt.Errorf("list %s filters: %w", dir, err)
@@ -138,65 +156,49 @@ func filters(ifindex int, dir Direction) ([]filter, error) {
 
 // bpfName returns the TCA_BPF_NAME among the options of a cls_bpf filter.
 func bpfName(options []byte) (string, error) {
-	attrs, err := nl.ParseRouteAttr(options)
+	attrs, err := rtnl.Attributes(options)
 	if err != nil {
 		return "", fmt.Errorf("parse cls_bpf options: %w", err)
 	}
-	for _, a := range attrs {
-		if a.Attr.Type == nl.TCA_BPF_NAME {
-			return unix.ByteSliceToString(a.Value), nil
-		}
-	}
-	return "", nil
-}
-
-// change asks for something to be made, replaced or deleted: what the struct tcmsg names, with such attributes.
-func change(kind, flags int, msg nl.TcMsg, attrs ...*nl.RtAttr) error {
-	req := nl.NewNetlinkRequest(kind, flags|unix.NLM_F_ACK)
-	req.AddData(&msg)
-	for _, a := range attrs {
-		req.AddData(a)
-	}
-	_, err := req.Execute(unix.NETLINK_ROUTE, 0)
-	return err
+	return unix.ByteSliceToString(attrs[tcaBPFName]), nil
 }
 
 // clsact names the qdisc that Attach creates and Close deletes.
-func clsact(ifindex int) nl.TcMsg {
-	return nl.TcMsg{Ifindex: int32(ifindex), Handle: handleIngress, Parent: parentClsact}
+func clsact(ifindex int) tcmsg {
+	return tcmsg{ifindex: int32(ifindex), handle: handleIngress, parent: parentClsact}
 }
 
 // addClsact creates the clsact of an interface. The error wraps unix.EEXIST where there is one, and unix.ENOENT on a kernel
 // without.
 func addClsact(ifindex int) error {
-	kind := nl.NewRtAttr(nl.TCA_KIND, nl.ZeroTerminated("clsact"))
-	return change(unix.RTM_NEWQDISC, unix.NLM_F_CREATE|unix.NLM_F_EXCL, clsact(ifindex), kind)
+	request := rtnl.AppendAttribute(clsact(ifindex).bytes(), unix.TCA_KIND, zeroTerminated("clsact"))
+	return rtnl.Do(unix.RTM_NEWQDISC, unix.NLM_F_CREATE|unix.NLM_F_EXCL, request)
 }
 
-// msg names the filter.
-func (f *Filter) msg() nl.TcMsg {
-	return nl.TcMsg{
-		Ifindex: int32(f.ifc.Index),
-		Handle:  f.Handle,
-		Parent:  f.dir.parent(),
-		Info:    uint32(f.Pref)<<16 | uint32(nl.Swap16(unix.ETH_P_ALL)),
+// request begins a request that names the filter.
+func (f *Filter) request() []byte {
+	m := tcmsg{
+		ifindex: int32(f.ifc.Index),
+		handle:  f.Handle,
+		parent:  f.dir.parent(),
+		info:    uint32(f.Pref)<<16 | uint32(protocol(unix.ETH_P_ALL)),
 	}
+	return rtnl.AppendAttribute(m.bytes(), unix.TCA_KIND, zeroTerminated(kindBPF))
 }
 
 // put adds a filter with a program, or replaces the one that is there, as the flags say. The program's verdict is the
 // filter's.
-func (f *Filter) put(prog *ebpf.Program, flags int) error {
-	options := nl.NewRtAttr(nl.TCA_OPTIONS, nil)
-	options.AddRtAttr(nl.TCA_BPF_FD, nl.Uint32Attr(uint32(prog.FD())))
-	options.AddRtAttr(nl.TCA_BPF_NAME, nl.ZeroTerminated(f.name))
-	options.AddRtAttr(nl.TCA_BPF_FLAGS, nl.Uint32Attr(nl.TCA_BPF_FLAG_ACT_DIRECT))
-	return change(unix.RTM_NEWTFILTER, flags, f.msg(), nl.NewRtAttr(nl.TCA_KIND, nl.ZeroTerminated(kindBPF)), options)
+func (f *Filter) put(prog *ebpf.Program, flags uint16) error {
+	options := rtnl.AppendAttribute(nil, tcaBPFFD, binary.NativeEndian.AppendUint32(nil, uint32(prog.FD())))
+	options = rtnl.AppendAttribute(options, tcaBPFName, zeroTerminated(f.name))
+	options = rtnl.AppendAttribute(options, tcaBPFFlags, binary.NativeEndian.AppendUint32(nil, actDirect))
+	return rtnl.Do(unix.RTM_NEWTFILTER, flags, rtnl.AppendAttribute(f.request(), unix.TCA_OPTIONS, options))
 }
 
 // delete removes the filter.
-func (f *Filter) delete() error {
-	return change(unix.RTM_DELTFILTER, 0, f.msg(), nl.NewRtAttr(nl.TCA_KIND, nl.ZeroTerminated(kindBPF)))
-}
+func (f *Filter) delete() error { return rtnl.Do(unix.RTM_DELTFILTER, 0, f.request()) }
+
+func zeroTerminated(s string) []byte { return append([]byte(s), 0) }
 
 // deleteEmpty removes the clsact of an interface if no filter of anybody is left in it. The kernel has no way to do
 // both at once, so a filter that is added in between goes too.
@@ -212,7 +214,7 @@ func deleteEmpty(ifindex int) (bool, error) {
 			return false, err
 		}
 	}
-	err := change(unix.RTM_DELQDISC, 0, clsact(ifindex))
+	err := rtnl.Do(unix.RTM_DELQDISC, 0, clsact(ifindex).bytes())
 	if gone(err) {
 		return false, nil
 	}

@@ -19,3 +19,24 @@ func List(kind uint16, request []byte) (answers [][]byte, err error) {
 	}
 	return answers, err
 }
+
+// Do asks for something to be made, replaced or deleted, as kind and the flags say, such as unix.RTM_NEWTFILTER and
+// unix.NLM_F_CREATE. The error may wrap the kernel's unix.Errno.
+func Do(kind, flags uint16, request []byte) error {
+	_, err := ask(kind, flags|unix.NLM_F_ACK, request)
+	return err
+}
+
+// Attributes returns the values of the attributes in b by their type, without NLA_F_NESTED and NLA_F_NET_BYTEORDER; of
+// several of a type, that of the last. The error wraps unix.EBADMSG.
+func Attributes(b []byte) (map[uint16][]byte, error) {
+	all, err := attributes(b)
+	if err != nil {
+		return nil, err
+	}
+	of := make(map[uint16][]byte, len(all))
+	for _, a := range all {
+		of[a.kind] = a.value
+	}
+	return of, nil
+}
