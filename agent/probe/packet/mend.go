@@ -44,8 +44,8 @@ func (k *keeper) check(t *tap, noticed time.Duration) error {
 	return nil
 }
 
-// inspect looks at each program, and drops those that somebody removed. It tells whether there were any, and what hides packets
-// that come in from another.
+// inspect looks at each program, and drops those that somebody removed. It tells whether there were any, and what may hide
+// packets from the others.
 func (t *tap) inspect() (lost bool, hidden string, err error) {
 	var kept []hooked
 	var errs []error
@@ -57,13 +57,10 @@ func (t *tap) inspect() (lost bool, hidden string, err error) {
 			continue
 		}
 		errs = append(errs, err)
-		if w := h.Warning(); w != "" && h.at == ingress {
-			hidden = w
-		}
 		kept = append(kept, h)
 	}
 	t.hooked = kept
-	return lost, hidden, errors.Join(errs...)
+	return lost, warnings(kept), errors.Join(errs...)
 }
 
 // mend attaches anew where nothing is attached any more: by the same hook if that can be.

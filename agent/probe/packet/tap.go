@@ -8,6 +8,7 @@ import (
 	"maps"
 	"os"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/cilium/ebpf"
@@ -50,6 +51,17 @@ func (t *tap) is(ifc android.Interface) bool {
 // has tells whether a program is at a point.
 func (t *tap) has(at point) bool {
 	return slices.ContainsFunc(t.hooked, func(h hooked) bool { return h.at == at })
+}
+
+// warnings are what may hide packets from programs at their places.
+func warnings(of []hooked) string {
+	var all []string
+	for _, h := range of {
+		if w := h.Warning(); w != "" {
+			all = append(all, w)
+		}
+	}
+	return strings.Join(all, "; ")
 }
 
 // detach takes all programs off, in reverse order.
@@ -147,11 +159,7 @@ func (k *keeper) attachBy(t *tap, at plan.Hook, last bool) error {
 	}
 	t.at = at
 	t.hooked = append(t.hooked, made...)
-	for _, h := range made {
-		if h.at == ingress {
-			t.hidden = h.Warning()
-		}
-	}
+	t.hidden = warnings(t.hooked)
 	return nil
 }
 
