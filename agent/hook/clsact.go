@@ -103,13 +103,12 @@ func choose(there []filter, refused map[uint16]int) (pref uint16, handle uint32)
 	return pref, handle
 }
 
-// attachClsact adds the filter, and the clsact where there is none.
-func attachClsact(ifc android.Interface, dir Direction, prog *ebpf.Program) (*Filter, error) {
+// attachClsact adds the filter, and the clsact where there is none. refused is how often each preference was refused.
+func attachClsact(ifc android.Interface, dir Direction, prog *ebpf.Program, refused map[uint16]int) (*Filter, error) {
 	me, err := self()
 	if err != nil {
 		return nil, err
 	}
-	refused := map[uint16]int{}
 	created := false
 	for range attempts {
 		var made bool

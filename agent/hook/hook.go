@@ -65,7 +65,7 @@ func Attach(at plan.Hook, ifc android.Interface, dir Direction, prog *ebpf.Progr
 	case plan.TCX:
 		a, err = attachTCX(ifc, dir, prog)
 	case plan.TC:
-		a, err = attachClsact(ifc, dir, prog)
+		a, err = attachClsact(ifc, dir, prog, map[uint16]int{})
 	default:
 		err = errors.New("no such hook")
 	}
@@ -73,6 +73,15 @@ func Attach(at plan.Hook, ifc android.Interface, dir Direction, prog *ebpf.Progr
 		return nil, fmt.Errorf("attach %s %s to %s: %w", at, dir, ifc.Name, err)
 	}
 	return a, nil
+}
+
+// AttachBehind is Attach for plan.TC that leaves preference 1 to others, even where it is free.
+func AttachBehind(ifc android.Interface, dir Direction, prog *ebpf.Program) (Attachment, error) {
+	f, err := attachClsact(ifc, dir, prog, map[uint16]int{prefFirst: attempts})
+	if err != nil {
+		return nil, fmt.Errorf("attach %s %s to %s: %w", plan.TC, dir, ifc.Name, err)
+	}
+	return f, nil
 }
 
 // Link is a program attached by TCX.

@@ -125,8 +125,25 @@ func programName(id ebpf.ProgramID) string {
 
 // Policed tells whether Android's limit of the download rate is here, which wants preference 1 of ingress for itself
 // (ConnectivityService TC_PRIO_POLICE, a matchall filter).
-func (s Seen) Policed() bool {
-	return slices.ContainsFunc(s.there[Ingress], func(f filter) bool { return f.pref == prefFirst && f.kind == "matchall" })
+func (s Seen) Policed() bool { return policed(s.there[Ingress]) }
+
+func policed(incoming []filter) bool {
+	return slices.ContainsFunc(incoming, func(f filter) bool { return f.pref == prefFirst && f.kind == "matchall" })
+}
+
+// Policed tells whether that limit is on any interface of this network namespace: then it may come to another.
+func Policed() (bool, error) {
+	kinds, err := qdiscs()
+	if err != nil {
+		return false, err
+	}
+	for ifindex := range kinds {
+		fs, err := filters(ifindex, Ingress)
+		if err != nil || policed(fs) {
+			return err == nil, err
+		}
+	}
+	return false, nil
 }
 
 // Outgoing returns what may hide packets that leave from a packet socket, which the kernel shows them last.

@@ -99,6 +99,9 @@ func (k *keeper) start() error {
 	if err != nil {
 		return err
 	}
+	if slices.Contains(k.target.Plan.Hooks, plan.TC) {
+		k.policed, _ = hook.Policed() // what cannot be asked is no obstacle
+	}
 	var errs []error
 	for _, ifc := range k.wanted(links) {
 		err := k.add(ifc)

@@ -144,7 +144,12 @@ func (k *keeper) attachBy(t *tap, at plan.Hook, last bool) error {
 		if err != nil {
 			return undo(fmt.Errorf("attach %s to %s: %w", at, t.name, err))
 		}
-		h, err := hook.Attach(at, t.ifc, dir, prog)
+		var h hook.Attachment
+		if at == plan.TC && k.policed && point == ingress {
+			h, err = hook.AttachBehind(t.ifc, dir, prog)
+		} else {
+			h, err = hook.Attach(at, t.ifc, dir, prog)
+		}
 		if err != nil {
 			return undo(err)
 		}
