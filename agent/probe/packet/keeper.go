@@ -139,7 +139,11 @@ func (k *keeper) Close() error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	for _, t := range slices.Backward(k.taps) {
-		errs = append(errs, t.detach())
+		lost, err := t.detach()
+		if errs = append(errs, err); lost {
+			// It would have been mended in a moment.
+			k.gap(t, 0, fmt.Sprintf("%s: somebody removed our %s filter right before the end, and packets since then are missing", t.name, t.at))
+		}
 	}
 	k.taps = nil
 	for _, prog := range k.programs {
@@ -381,7 +385,7 @@ func (k *keeper) fit(ifc android.Interface) (wire, error) {
 
 // drop ends the capture of an interface, which is there still or not.
 func (k *keeper) drop(t *tap, there bool, now time.Duration) error {
-	err := t.detach()
+	_, err := t.detach() // what somebody removed is not wanted any more
 	k.taps = slices.DeleteFunc(k.taps, func(other *tap) bool { return other == t })
 	k.changes++
 	k.ports.leave(t.ifc.Index, now, !there)

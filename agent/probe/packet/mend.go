@@ -92,11 +92,7 @@ func (k *keeper) move(t *tap, noticed time.Duration, why string, hooks []plan.Ho
 
 // again takes everything off and attaches. Where that fails, the interface is left for the next change or tick.
 func (k *keeper) again(t *tap, hooks []plan.Hook) error {
-	lost := func(err error) bool { return errors.Is(err, hook.ErrLost) }
-	err := t.detach()
-	if lost(err) {
-		err = nil
-	}
+	_, err := t.detach()
 	if err = errors.Join(err, k.attach(t, hooks)); err != nil && len(t.hooked) == 0 {
 		k.taps = slices.DeleteFunc(k.taps, func(other *tap) bool { return other == t })
 		k.ports.leave(t.ifc.Index, boottime.Now(), false)

@@ -64,14 +64,19 @@ func warnings(of []hooked) string {
 	return strings.Join(all, "; ")
 }
 
-// detach takes all programs off, in reverse order.
-func (t *tap) detach() error {
+// detach takes all programs off, in reverse order. It tells whether somebody had removed one.
+func (t *tap) detach() (lost bool, err error) {
 	var errs []error
 	for _, h := range slices.Backward(t.hooked) {
-		errs = append(errs, h.Close())
+		err := h.Close()
+		if errors.Is(err, hook.ErrLost) {
+			lost = true
+			continue
+		}
+		errs = append(errs, err)
 	}
 	t.hooked = nil
-	return errors.Join(errs...)
+	return lost, errors.Join(errs...)
 }
 
 // attach tries hooks, one after the other, for one that sees every packet. Where none does, the best one is taken that sees some.
