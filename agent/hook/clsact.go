@@ -80,6 +80,8 @@ func (f *Filter) Check() error {
 		}
 	}
 	f.newer = ""
+	// Nothing is left for Close to remove, so it need not look again: each look delays what is put in its place.
+	f.once.Do(func() { f.err = ErrLost })
 	return ErrLost
 }
 
@@ -176,7 +178,7 @@ func add(ifc android.Interface, dir Direction, prog *ebpf.Program, me owner, ref
 		return nil, err
 	}
 	if !me.made {
-		if me.made, err = ours(ifc.Index); err != nil {
+		if me.made, err = ours(ifc.Index, dir, there); err != nil {
 			return nil, err
 		}
 	}
@@ -209,21 +211,18 @@ func (f *Filter) Update(prog *ebpf.Program) error {
 	return nil
 }
 
-// ours says whether a process of ours created the clsact of an interface: then a filter of ours that hangs in it says
-// so, and whichever of them is closed last deletes it.
-func ours(ifindex int) (bool, error) {
-	for _, dir := range []Direction{Ingress, Egress} {
-		fs, err := filters(ifindex, dir)
-		if err != nil {
-			return false, err
-		}
-		for _, f := range fs {
-			if o, ok := parseOwner(f.name); ok && o.made {
-				return true, nil
-			}
-		}
+// ours says whether a process of ours created the clsact of an interface, of which the filters of one direction are known: then
+// a filter of ours that hangs in it says so, and whichever of them is closed last deletes it.
+func ours(ifindex int, dir Direction, there []filter) (bool, error) {
+	made := func(f filter) bool {
+		o, ok := parseOwner(f.name)
+		return ok && o.made
 	}
-	return false, nil
+	if slices.ContainsFunc(there, made) {
+		return true, nil
+	}
+	others, err := filters(ifindex, Ingress+Egress-dir)
+	return slices.ContainsFunc(others, made), err
 }
 
 // attached says whether the filter at our place is ours still; not after netd deleted the clsact.
