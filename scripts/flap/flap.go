@@ -19,6 +19,7 @@ const Patience = 20 * time.Second
 
 // Flapper changes interfaces of one network namespace. It belongs to one goroutine.
 type Flapper struct {
+	Made   time.Time // when the kernel answered the last Make: from then on the interface was there
 	handle *netlink.Handle
 	events *nl.NetlinkSocket
 }
@@ -34,7 +35,7 @@ func Open(ns netns.NsHandle) (*Flapper, error) {
 		handle.Close()
 		return nil, fmt.Errorf("listen to changes of filters: %w", err)
 	}
-	f := &Flapper{handle, events}
+	f := &Flapper{handle: handle, events: events}
 	limit := unix.NsecToTimeval(int64(Patience))
 	err = unix.SetsockoptTimeval(events.GetFd(), unix.SOL_SOCKET, unix.SO_RCVTIMEO, &limit)
 	if err = errors.Join(err, events.SetReceiveBufferSize(4<<20, true)); err != nil {
@@ -69,6 +70,7 @@ func (f *Flapper) Make(name string) (int, error) {
 	if err := f.handle.LinkAdd(l); err != nil {
 		return 0, fmt.Errorf("make interface %s: %w", name, err)
 	}
+	f.Made = time.Now()
 	return f.Index(name)
 }
 

@@ -162,7 +162,6 @@ func comebacks(f *flap.Flapper, index int, hook string, n int) (int, []time.Dura
 		if err != nil {
 			return index, nil, err
 		}
-		made := time.Now()
 		index = next
 		if hook == "tc" {
 			err = f.AwaitFilters(index)
@@ -172,7 +171,7 @@ func comebacks(f *flap.Flapper, index int, hook string, n int) (int, []time.Dura
 		if err != nil {
 			return index, nil, err
 		}
-		took = append(took, time.Since(made))
+		took = append(took, time.Since(f.Made))
 	}
 	return index, took, nil
 }
