@@ -8,6 +8,8 @@ import (
 	"slices"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"droidtap/agent/boottime"
 	"droidtap/agent/hook"
 	"droidtap/agent/plan"
@@ -49,6 +51,7 @@ func (k *keeper) check(t *tap, noticed time.Duration) error {
 func (t *tap) inspect() (lost bool, hidden string, err error) {
 	var kept []hooked
 	var errs []error
+	lost = len(t.hooked) == 0
 	for _, h := range t.hooked {
 		err := h.Check()
 		if errors.Is(err, hook.ErrLost) {
@@ -69,7 +72,10 @@ func (k *keeper) mend(t *tap, noticed time.Duration, why string) error {
 	if err != nil {
 		err = k.again(t, k.sighted(t))
 	}
-	if err != nil {
+	switch {
+	case errors.Is(err, errVanished):
+		return nil
+	case err != nil:
 		return err
 	}
 	k.changes++
@@ -81,7 +87,10 @@ func (k *keeper) mend(t *tap, noticed time.Duration, why string) error {
 // move attaches anew by the first of hooks that does, in the place of what is attached.
 func (k *keeper) move(t *tap, noticed time.Duration, why string, hooks []plan.Hook) error {
 	from := t.at
-	if err := k.again(t, hooks); err != nil {
+	switch err := k.again(t, hooks); {
+	case errors.Is(err, errVanished):
+		return nil
+	case err != nil:
 		return err
 	}
 	k.changes++
@@ -90,10 +99,18 @@ func (k *keeper) move(t *tap, noticed time.Duration, why string, hooks []plan.Ho
 	return nil
 }
 
-// again takes everything off and attaches. Where that fails, the interface is left for the next change or tick.
+// errVanished is for an interface that has gone since it was listed. The kernel's word of that is on its way.
+var errVanished = errors.New("the interface is gone")
+
+// again takes everything off and attaches. Where that fails, the interface is left for the next change or tick. The error may
+// wrap errVanished.
 func (k *keeper) again(t *tap, hooks []plan.Hook) error {
 	_, err := t.detach()
-	if err = errors.Join(err, k.attach(t, hooks)); err != nil && len(t.hooked) == 0 {
+	switch err = errors.Join(err, k.attach(t, hooks)); {
+	case errors.Is(err, unix.ENODEV) && len(t.hooked) == 0:
+		t.due = true
+		return errVanished
+	case err != nil && len(t.hooked) == 0:
 		k.taps = slices.DeleteFunc(k.taps, func(other *tap) bool { return other == t })
 		k.ports.leave(t.ifc.Index, boottime.Now(), false)
 		k.away[t.name] = absence{boottime.Now(), true}
