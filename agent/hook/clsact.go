@@ -130,7 +130,7 @@ func attachClsact(ifc android.Interface, dir Direction, prog *ebpf.Program, refu
 		}
 	}
 	if created {
-		_, undo := deleteEmpty(ifc.Index)
+		_, undo := deleteEmpty(ifc)
 		err = errors.Join(err, undo)
 	}
 	return nil, err
@@ -274,7 +274,7 @@ func (f *Filter) detach() error {
 		return nil
 	}
 	if o, _ := parseOwner(f.name); o.made {
-		_, err = deleteEmpty(f.ifc.Index)
+		_, err = deleteEmpty(f.ifc)
 	}
 	return err
 }

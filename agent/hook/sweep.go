@@ -69,7 +69,7 @@ func sweep(proc fs.FS, ifc android.Interface, kind string) (lines []string, err 
 	if !made {
 		return lines, nil
 	}
-	deleted, err := deleteEmpty(ifc.Index)
+	deleted, err := deleteEmpty(ifc)
 	if deleted {
 		lines = append(lines, ifc.Name+": clsact qdisc, created by that process")
 	}

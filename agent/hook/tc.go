@@ -200,21 +200,25 @@ func (f *Filter) delete() error { return rtnl.Do(unix.RTM_DELTFILTER, 0, f.reque
 
 func zeroTerminated(s string) []byte { return append([]byte(s), 0) }
 
+// loopback is the name that the kernel gives that interface.
+const loopback = "lo"
+
 // deleteEmpty removes the clsact of an interface if no filter of anybody is left in it. The kernel has no way to do
 // both at once, so a filter that is added in between goes too.
 //
 // Beside Android's netd it stays: netd takes a clsact that it finds for its own (RouteController::maybeModifyQdiscClsact
-// ignores EEXIST) and counts on it when clat or tethering starts later. An empty one does nothing.
-func deleteEmpty(ifindex int) (bool, error) {
-	if android.HasNetd(os.DirFS("/")) {
+// ignores EEXIST) and counts on it when clat or tethering starts later. An empty one does nothing. The loopback interface is in
+// no network that has either.
+func deleteEmpty(ifc android.Interface) (bool, error) {
+	if ifc.Name != loopback && android.HasNetd(os.DirFS("/")) {
 		return false, nil
 	}
 	for _, dir := range []Direction{Ingress, Egress} {
-		if fs, err := filters(ifindex, dir); err != nil || len(fs) > 0 {
+		if fs, err := filters(ifc.Index, dir); err != nil || len(fs) > 0 {
 			return false, err
 		}
 	}
-	err := rtnl.Do(unix.RTM_DELQDISC, 0, clsact(ifindex).bytes())
+	err := rtnl.Do(unix.RTM_DELQDISC, 0, clsact(ifc.Index).bytes())
 	if gone(err) {
 		return false, nil
 	}
