@@ -103,7 +103,11 @@ func (k *keeper) start() error {
 		k.policed, _ = hook.Policed() // what cannot be asked is no obstacle
 	}
 	var errs []error
-	for _, ifc := range k.wanted(links) {
+	wanted := k.wanted(links)
+	for _, ifc := range wanted {
+		k.seekLimit(ifc) // one that any of them tells of concerns all
+	}
+	for _, ifc := range wanted {
 		err := k.add(ifc)
 		switch {
 		case err == nil:
@@ -296,8 +300,17 @@ func (k *keeper) describeUplinks(links []rtnl.Link) string {
 	return text
 }
 
+// seekLimit looks whether Android limits the download rate.
+func (k *keeper) seekLimit(ifc android.Interface) {
+	if !k.policed && slices.Contains(k.target.Plan.Hooks, plan.TC) {
+		seen, err := hook.Look(ifc)
+		k.policed = err == nil && seen.Policed()
+	}
+}
+
 // appear captures an interface that was not there, or not wanted, before.
 func (k *keeper) appear(ifc android.Interface, noticed time.Duration, moved bool) {
+	k.seekLimit(ifc)
 	if err := k.add(ifc); err != nil {
 		// The next change or tick tries again.
 		k.sayLeft(ifc, err)
@@ -342,10 +355,6 @@ func (k *keeper) add(ifc android.Interface) error {
 		f := l.filters.clone()
 		f.wires[ifc.Index] = w
 		l.change(f)
-	}
-	if !k.policed && slices.Contains(k.target.Plan.Hooks, plan.TC) {
-		seen, err := hook.Look(ifc)
-		k.policed = err == nil && seen.Policed()
 	}
 	t := &tap{port: p, ifc: ifc, wire: w}
 	if err := k.attach(t, k.target.Plan.Hooks); err != nil {
