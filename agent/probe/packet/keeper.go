@@ -103,11 +103,7 @@ func (k *keeper) start() error {
 		k.policed, _ = hook.Policed() // what cannot be asked is no obstacle
 	}
 	var errs []error
-	wanted := k.wanted(links)
-	for _, ifc := range wanted {
-		k.seekLimit(ifc) // one that any of them tells of concerns all
-	}
-	for _, ifc := range wanted {
+	for _, ifc := range k.wanted(links) {
 		err := k.add(ifc)
 		switch {
 		case err == nil:
@@ -300,7 +296,7 @@ func (k *keeper) describeUplinks(links []rtnl.Link) string {
 	return text
 }
 
-// seekLimit looks whether Android limits the download rate.
+// seekLimit looks whether Android limits the download rate of an interface: then it does so of others, too.
 func (k *keeper) seekLimit(ifc android.Interface) {
 	if !k.policed && slices.Contains(k.target.Plan.Hooks, plan.TC) {
 		seen, err := hook.Look(ifc)

@@ -18,6 +18,7 @@ import (
 // check puts back what somebody took away from an interface, and moves ahead of what was put ahead of ours.
 func (k *keeper) check(t *tap, noticed time.Duration) error {
 	t.due = false
+	k.seekLimit(t.ifc)
 	lost, hidden, err := t.inspect()
 	if lost && err == nil {
 		// What was looked at first may have gone with the other, since: that is one gap, and not two.
@@ -128,7 +129,7 @@ func (k *keeper) promote(t *tap, noticed time.Duration) error {
 	}
 	hooks := k.sighted(t)
 	choice := seen.Choose(hooks)
-	if choice.Chosen == "" || choice.Chosen == string(plan.Packet) || k.policed || seen.Policed() {
+	if choice.Chosen == "" || choice.Chosen == string(plan.Packet) || k.policed {
 		return nil
 	}
 	return k.move(t, noticed, "there is a clsact now", hooks)
