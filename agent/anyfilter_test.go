@@ -74,6 +74,7 @@ func TestAnyOwner(t *testing.T) {
 		tun := openTun(t, near)
 		for _, name := range []string{"veth1", "tun0"} {
 			p.Await(t, "agent: "+name+" is captured from now on")
+			awaitCarrier(t, near, name)
 		}
 		for n, host := range []string{"10.96.1.2", nettest.Far4, tunThere4} {
 			for _, uid := range []int{10124, 10123} {

@@ -28,6 +28,7 @@ func eachVariant(t *testing.T, f func(t *testing.T, variant []string)) {
 // lost on the way is not sent again, so it is to be captured by now.
 func reached(t *testing.T, far nettest.Space, file string, size int) {
 	t.Helper()
+	awaitCarrier(t, far, "veth0")
 	far.Must(t, func() error { return sendUDP(nettest.Near4, size) })
 	nettest.Await(t, file, func(p nettest.Packet) bool { return p.Length == 14+20+8+size })
 }

@@ -254,7 +254,7 @@ func (k *keeper) update(change rtnl.Change) (links []rtnl.Link, err error) {
 	for _, t := range slices.Clone(k.taps) {
 		n := slices.IndexFunc(wanted, t.is)
 		if n < 0 {
-			there := slices.ContainsFunc(links, func(l rtnl.Link) bool { return t.is(l.Interface) })
+			there := slices.ContainsFunc(links, func(l rtnl.Link) bool { return l.Index == t.ifc.Index && l.Name == t.name })
 			errs = append(errs, k.drop(t, there, noticed))
 			continue
 		}
