@@ -77,6 +77,7 @@ func TestPhone(t *testing.T) {
 			t.Run("sleep", func(t *testing.T) { testSleep(t, p) })
 			t.Run("processors", func(t *testing.T) { testProcessors(t, p) })
 			t.Run("netd", func(t *testing.T) { testNetd(t, p) })
+			t.Run("home", func(t *testing.T) { testHome(t, p) })
 			t.Run("no clsact", func(t *testing.T) { testNoClsact(t, p) })
 			t.Run("without clsact", func(t *testing.T) { testWithoutClsact(t, p) })
 			// The last one: no phone is unlocked again.

@@ -15,11 +15,12 @@ func (p *phone) netd(t *testing.T, command string) string {
 	return p.shell(t, "/lab/phone netd "+command)
 }
 
-// startNetd starts netd in the phone's network namespace until the test ends, at the root of its cgroups.
+// startNetd starts netd in the phone's network namespace until the test ends, at the root of its cgroups. Meanwhile it is where
+// Android has it, by which the agent knows that it is there.
 func (p *phone) startNetd(t *testing.T) {
 	t.Helper()
-	p.root(t, "/lab/phone netd start")
-	t.Cleanup(func() { p.netd(t, "quit") })
+	p.root(t, "ln -s /lab/phone /system/bin/netd && /system/bin/netd start")
+	t.Cleanup(func() { p.root(t, "/system/bin/netd quit; rm /system/bin/netd") })
 }
 
 // clat gives the phone IPv4 by NAT64 over rmnet_data0, with the peer as the server 198.51.100.7, until the test ends.

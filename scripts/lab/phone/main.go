@@ -17,9 +17,11 @@ const usage = `usage:
   phone udp [-n N] HOST:PORT                send datagrams, wait for each echo
   phone wait HOST:PORT...                   until all accept TCP
   phone pipe TUN1 NETNS TUN2                two tun devices, end to end
+  phone flaps [-agent PATH] [-n N] [-returns N] [-hooks HOOKS]       how soon an agent is back where it was taken off
   phone netd COMMAND                        a stand-in for Android's netd; without COMMAND: which there are
   phone flaps [-agent PATH] [-n N] [-returns N] [-hooks HOOKS]       how soon an agent is back where it was taken off
   su [USER] [-c COMMAND...]                 when called su
+  netd COMMAND                              when called netd
 `
 
 var commands = map[string]func(args []string) error{
@@ -28,6 +30,7 @@ var commands = map[string]func(args []string) error{
 	"udp":   udp,
 	"wait":  wait,
 	"pipe":  pipe,
+	"flaps": flaps,
 	"netd":  netdCommand,
 	"flaps": flaps,
 }
@@ -36,7 +39,7 @@ func main() {
 	name, args := filepath.Base(os.Args[0]), os.Args[1:]
 	run := su
 	if name != "su" {
-		if len(args) > 0 {
+		if name != "netd" && len(args) > 0 {
 			name, args = args[0], args[1:]
 		}
 		run = commands[name]
