@@ -209,6 +209,9 @@ func (p *flapping) end(t *testing.T, ifname string, gaps int) {
 		t.Fatalf("code %d:\n%s", code, tail(p.Stderr()))
 	}
 	told(t, p.Process, p.file, ifname, gaps)
+	if strings.Contains(p.Stderr(), "no such device") {
+		t.Errorf("an interface that goes is no error:\n%s", tail(p.Stderr()))
+	}
 }
 
 // tail returns the last lines of a long text.

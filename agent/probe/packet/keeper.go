@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
 
 	"droidtap/agent/boottime"
 	"droidtap/agent/hook"
@@ -307,7 +308,11 @@ func (k *keeper) seekLimit(ifc android.Interface) {
 // appear captures an interface that was not there, or not wanted, before.
 func (k *keeper) appear(ifc android.Interface, noticed time.Duration, moved bool) {
 	k.seekLimit(ifc)
-	if err := k.add(ifc); err != nil {
+	switch err := k.add(ifc); {
+	case errors.Is(err, unix.ENODEV): // it is gone again, which the next change tells
+		k.target.Log.Debug("not captured", "interface", ifc.Name, "because", err)
+		return
+	case err != nil:
 		// The next change or tick tries again.
 		k.sayLeft(ifc, err)
 		return

@@ -19,7 +19,6 @@ const usage = `usage:
   phone pipe TUN1 NETNS TUN2                two tun devices, end to end
   phone flaps [-agent PATH] [-n N] [-returns N] [-hooks HOOKS]       how soon an agent is back where it was taken off
   phone netd COMMAND                        a stand-in for Android's netd; without COMMAND: which there are
-  phone flaps [-agent PATH] [-n N] [-returns N] [-hooks HOOKS]       how soon an agent is back where it was taken off
   su [USER] [-c COMMAND...]                 when called su
   netd COMMAND                              when called netd
 `
@@ -32,7 +31,6 @@ var commands = map[string]func(args []string) error{
 	"pipe":  pipe,
 	"flaps": flaps,
 	"netd":  netdCommand,
-	"flaps": flaps,
 }
 
 func main() {
