@@ -114,7 +114,7 @@ func attachClsact(ifc android.Interface, dir Direction, prog *ebpf.Program, refu
 	created := false
 	for range attempts {
 		var made bool
-		if made, err = ensureClsact(ifc, dir); err != nil {
+		if made, err = ensureClsact(ifc, dir, me); err != nil {
 			break
 		}
 		created = created || made
@@ -137,7 +137,7 @@ func attachClsact(ifc android.Interface, dir Direction, prog *ebpf.Program, refu
 }
 
 // ensureClsact sees to a qdisc at ffff: that can hold the filter, and says whether it had to create it.
-func ensureClsact(ifc android.Interface, dir Direction) (created bool, err error) {
+func ensureClsact(ifc android.Interface, dir Direction, me owner) (created bool, err error) {
 	kinds, err := qdiscs()
 	if err != nil {
 		return false, err
@@ -145,7 +145,7 @@ func ensureClsact(ifc android.Interface, dir Direction) (created bool, err error
 	if missing, err := lacksClsact(ifc, dir, kinds[ifc.Index]); !missing || err != nil {
 		return false, err
 	}
-	switch err = addClsact(ifc.Index); {
+	switch err = addClsact(ifc.Index, me); {
 	case errors.Is(err, unix.EEXIST):
 		return false, nil
 	case errors.Is(err, unix.ENOENT):

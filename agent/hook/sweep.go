@@ -22,6 +22,10 @@ func Sweep() ([]string, error) {
 	if err != nil {
 		return nil, fmt.Errorf("sweep: %w", err)
 	}
+	makers, err := labels()
+	if err != nil {
+		return nil, fmt.Errorf("sweep: %w", err)
+	}
 	var lines []string
 	var errs []error
 	for _, ifindex := range slices.Sorted(maps.Keys(kinds)) {
@@ -29,7 +33,9 @@ func Sweep() ([]string, error) {
 		if d, err := rtnl.Get(ifindex); err == nil {
 			name = d.Name
 		}
-		removed, err := sweep(os.DirFS("/proc"), android.Interface{Index: ifindex, Name: name}, kinds[ifindex])
+		maker, ours := makers[ifindex]
+		made := ours && maker.dead(os.DirFS("/proc"), pidNamespace())
+		removed, err := sweep(os.DirFS("/proc"), android.Interface{Index: ifindex, Name: name}, kinds[ifindex], made)
 		lines = append(lines, removed...)
 		if err != nil {
 			errs = append(errs, fmt.Errorf("sweep %s: %w", name, err))
@@ -38,13 +44,12 @@ func Sweep() ([]string, error) {
 	return lines, errors.Join(errs...)
 }
 
-// sweep does one interface; kind is that of its qdisc.
-func sweep(proc fs.FS, ifc android.Interface, kind string) (lines []string, err error) {
+// sweep does one interface; kind is that of its qdisc, and made tells that such a process created it.
+func sweep(proc fs.FS, ifc android.Interface, kind string, made bool) (lines []string, err error) {
 	dirs := []Direction{Ingress, Egress}
 	if kind != "clsact" {
 		dirs = dirs[:1]
 	}
-	made := false
 	for _, dir := range dirs {
 		all, err := filters(ifc.Index, dir)
 		if err != nil {
@@ -71,7 +76,7 @@ func sweep(proc fs.FS, ifc android.Interface, kind string) (lines []string, err 
 	}
 	deleted, err := deleteEmpty(ifc)
 	if deleted {
-		lines = append(lines, ifc.Name+": clsact qdisc, created by that process")
+		lines = append(lines, ifc.Name+": clsact qdisc, created by a killed run")
 	}
 	return lines, err
 }

@@ -39,7 +39,7 @@ func TestSweep(t *testing.T) {
 			want = append(want, fmt.Sprintf("%s: %s filter at preference 1, left by process %d", name, dir, pid))
 		}
 		if name == "alone" {
-			want = append(want, "alone: clsact qdisc, created by that process")
+			want = append(want, "alone: clsact qdisc, created by a killed run")
 		}
 	}
 	if diff := cmp.Diff(want, lines); diff != "" {

@@ -70,6 +70,7 @@ type entry struct {
 	tcmsg
 	kind    string
 	options []byte
+	stab    []byte
 }
 
 // parent is where filters of the direction hang: ffff:fff2 or ffff:fff3 (TC_H_MIN_INGRESS and TC_H_MIN_EGRESS).
@@ -112,6 +113,7 @@ func parseEntry(b []byte) (entry, error) {
 		tcmsg:   tcmsg{ifindex: int32(word(4)), handle: word(8), parent: word(12), info: word(16)},
 		kind:    unix.ByteSliceToString(attrs[unix.TCA_KIND]),
 		options: attrs[unix.TCA_OPTIONS],
+		stab:    attrs[tcaStab],
 	}, nil
 }
 
@@ -170,8 +172,9 @@ func clsact(ifindex int) tcmsg {
 
 // addClsact creates the clsact of an interface. The error wraps unix.EEXIST where there is one, and unix.ENOENT on a kernel
 // without.
-func addClsact(ifindex int) error {
+func addClsact(ifindex int, me owner) error {
 	request := rtnl.AppendAttribute(clsact(ifindex).bytes(), unix.TCA_KIND, zeroTerminated("clsact"))
+	request = rtnl.AppendAttribute(request, tcaStab, labelOf(me).attribute())
 	return rtnl.Do(unix.RTM_NEWQDISC, unix.NLM_F_CREATE|unix.NLM_F_EXCL, request)
 }
 
