@@ -50,13 +50,13 @@ func (s *source) fillMaps(spec *ebpf.CollectionSpec, wakeup, snaplen uint32) err
 		spec.Maps["settings"].Contents = []ebpf.MapKV{{Key: uint32(0), Value: set}}
 	}
 
-	var err error
-	if s.cpus, err = ebpf.PossibleCPU(); err != nil {
+	cpus, err := ebpf.PossibleCPU()
+	if err != nil {
 		return fmt.Errorf("count the processors: %w", err)
 	}
 	interfaces := spec.Maps["interfaces"]
 	interfaces.MaxEntries = mostInterfaces + 1
-	interfaces.Contents = []ebpf.MapKV{{Key: uint32(0), Value: make([]counts, s.cpus)}} // what no interface claims
+	interfaces.Contents = []ebpf.MapKV{{Key: uint32(0), Value: make([]counts, cpus)}} // what no interface claims
 
 	uids := spec.Maps["uids"]
 	for _, uid := range s.uids {
@@ -89,8 +89,12 @@ func (c counts) plus(d counts) counts {
 
 // countIndex begins to count an interface's packets.
 func (s *source) countIndex(index int) error {
-	begin := func() error { return s.interfaces.Update(uint32(index), make([]counts, s.cpus), ebpf.UpdateNoExist) }
-	err := begin()
+	cpus, err := ebpf.PossibleCPU()
+	if err != nil {
+		return fmt.Errorf("count the processors: %w", err)
+	}
+	begin := func() error { return s.interfaces.Update(uint32(index), make([]counts, cpus), ebpf.UpdateNoExist) }
+	err = begin()
 	if errors.Is(err, unix.E2BIG) {
 		if err := s.foldIndexes(func(left departure) bool { return left.gone }); err != nil {
 			return err

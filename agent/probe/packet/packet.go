@@ -45,7 +45,6 @@ type source struct {
 	taps        []*tap                   // in the order in which they were attached
 	programs    map[string]*ebpf.Program // by name, loaded and not closed
 	interfaces  *ebpf.Map                // of the programs: what they count
-	cpus        int                      // that they count on
 	changes     int                      // of taps
 }
 

@@ -49,7 +49,7 @@ func TestCountIndex(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer m.Close()
-	s := &source{interfaces: m, cpus: ebpf.MustPossibleCPU()}
+	s := &source{interfaces: m}
 	const interfaces = 20
 	var of *port
 	for index := 1; index <= interfaces; index++ {
@@ -57,7 +57,7 @@ func TestCountIndex(t *testing.T) {
 			t.Fatalf("interface %d: %v", index, err)
 		}
 		of, _ = s.ports.add(android.Interface{Index: index, Name: "tun0", Type: 1})
-		cpus := make([]counts, s.cpus)
+		cpus := make([]counts, ebpf.MustPossibleCPU())
 		cpus[0].In = 1
 		if err := m.Update(uint32(index), cpus, ebpf.UpdateExist); err != nil {
 			t.Fatal(err)
