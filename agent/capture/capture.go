@@ -81,9 +81,8 @@ type capture struct {
 	ignored uint64
 	counts  plugin.Counts
 
-	mu      sync.Mutex     // of what follows, and of the streams of those that run
-	started bool           // the writer takes what is sent, and streams are read
-	head    []pcapng.Block // emitted before that
+	mu      sync.Mutex // of what follows, and of the streams of those that run
+	started bool       // streams are read
 }
 
 // running is a source with what it holds in the kernel.
@@ -369,24 +368,14 @@ func (c *capture) send(b *batch) {
 }
 
 // emit hands a block that is no record to the writer, ahead of the records that
-// are not yet read.
-func (c *capture) emit(b pcapng.Block) {
-	c.mu.Lock()
-	if !c.started {
-		c.head = append(c.head, b)
-		c.mu.Unlock()
-		return
-	}
-	c.mu.Unlock()
-	c.send(&batch{blocks: []pcapng.Block{b}})
-}
+// are not yet read. It does not wait.
+func (c *capture) emit(b pcapng.Block) { c.writer.put(b) }
 
-// begin sends what was emitted before there was a file, and has the streams read.
+// begin has the streams read.
 func (c *capture) begin() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.send(&batch{blocks: c.head})
-	c.head, c.started = nil, true
+	c.started = true
 	for _, r := range c.running {
 		for _, s := range r.streams {
 			c.readers.Go(func() { c.read(r, s) })

@@ -4,6 +4,7 @@ package capture
 
 import (
 	"errors"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -21,6 +22,10 @@ type writer struct {
 	most  uint64      // packets to write; 0: no limit
 	eager bool        // flush after each batch
 	after func(time.Duration) <-chan time.Time
+
+	mu    sync.Mutex
+	aside []pcapng.Block // guarded by mu: to be written before the next batch
+	more  chan struct{}  // aside is not empty, as a rule
 
 	enough    chan struct{}  // closed when most packets are written
 	failed    chan struct{}  // closed when the output has failed
@@ -46,6 +51,7 @@ func newWriter(most uint64, eager bool) *writer {
 		most: most, eager: eager, after: time.After,
 		in:        make(chan *batch, 4),
 		empty:     make(chan *batch, 4),
+		more:      make(chan struct{}, 1),
 		enough:    make(chan struct{}),
 		failed:    make(chan struct{}),
 		delivered: map[int]uint64{},
@@ -60,26 +66,56 @@ func (w *writer) run(out *pcapng.Writer) {
 	for {
 		select {
 		case b, open := <-w.in:
+			w.writeAside()
 			if !open {
 				w.flush()
 				w.written.Store(out.Packets())
 				return
 			}
-			for _, block := range b.blocks {
-				w.write(block)
-			}
-			switch {
-			case w.eager:
-				w.flush()
-			case due == nil:
-				due = w.after(flushEvery)
-			}
+			w.writeAll(b.blocks)
 			w.recycle(b)
+		case <-w.more:
+			w.writeAside()
 		case <-due:
 			w.flush()
+			w.written.Store(out.Packets())
 			due = nil
+			continue
+		}
+		switch {
+		case w.eager:
+			w.flush()
+		case due == nil:
+			due = w.after(flushEvery)
 		}
 		w.written.Store(out.Packets())
+	}
+}
+
+// put has blocks written before each batch that is sent from now on. It never waits: whoever keeps the hooks in place
+// must go on while nobody reads the output.
+func (w *writer) put(blocks ...pcapng.Block) {
+	w.mu.Lock()
+	w.aside = append(w.aside, blocks...)
+	w.mu.Unlock()
+	select {
+	case w.more <- struct{}{}:
+	default: // the writer has been told and not looked yet
+	}
+}
+
+// writeAside writes what was put.
+func (w *writer) writeAside() {
+	w.mu.Lock()
+	blocks := w.aside
+	w.aside = nil
+	w.mu.Unlock()
+	w.writeAll(blocks)
+}
+
+func (w *writer) writeAll(blocks []pcapng.Block) {
+	for _, block := range blocks {
+		w.write(block)
 	}
 }
 

@@ -166,7 +166,7 @@ type Target struct {
 	// Stream has a ring read that is not the events map of the source's object, until it is flushed and empty; then it is closed.
 	Stream func(Stream)
 	// Emit hands a block that is no record (an interface description, say) to
-	// the writer. The comment of statistics is repeated at the next packet of their interface that is not older: programs that
+	// the writer, and does not wait for it. The comment of statistics is repeated at the next packet of their interface that is not older: programs that
 	// show captures show it there.
 	Emit func(pcapng.Block)
 	// Fail ends the capture with err: the source has nothing left to watch.
