@@ -37,8 +37,8 @@ func Open(ns netns.NsHandle) (*Flapper, error) {
 	}
 	f := &Flapper{handle: handle, events: events}
 	limit := unix.NsecToTimeval(int64(Patience))
-	err = unix.SetsockoptTimeval(events.GetFd(), unix.SOL_SOCKET, unix.SO_RCVTIMEO, &limit)
-	if err = errors.Join(err, events.SetReceiveBufferSize(4<<20, true)); err != nil {
+	err = errors.Join(events.SetReceiveTimeout(&limit), events.SetReceiveBufferSize(4<<20, true))
+	if err != nil {
 		f.Close()
 		return nil, fmt.Errorf("listen to changes of filters: %w", err)
 	}
