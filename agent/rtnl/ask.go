@@ -75,6 +75,10 @@ func answer(datagram []byte, list bool) (bodies [][]byte, done bool, err error) 
 		}
 		switch m.kind {
 		case unix.NLMSG_DONE:
+			// A list that the kernel gave up ends with why (net/netlink/af_netlink.c netlink_dump_done).
+			if len(m.body) >= 4 && int32(ne.Uint32(m.body)) < 0 {
+				return nil, false, unix.Errno(-int32(ne.Uint32(m.body)))
+			}
 			return bodies, true, interrupted
 		case unix.NLMSG_ERROR:
 			if len(m.body) < 4 {

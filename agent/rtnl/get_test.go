@@ -272,3 +272,31 @@ func FuzzAnswers(f *testing.F) {
 		}
 	})
 }
+
+// TestAnswer: a list is whole, or it is not told.
+func TestAnswer(t *testing.T) {
+	entry := packed(unix.RTM_NEWQDISC, tcm(3))
+	refused := -int32(unix.EMSGSIZE)
+	for _, test := range []struct {
+		rule     string
+		datagram []byte
+		list     bool
+		bodies   int
+		done     bool
+		want     error
+	}{
+		{"a list goes on", entry, true, 1, false, nil},
+		{"what is not a list does not", entry, false, 1, true, nil},
+		{"the end of a list", slices.Concat(entry, packed(unix.NLMSG_DONE, words(0))), true, 1, true, nil},
+		{"an end that says nothing", packed(unix.NLMSG_DONE), true, 0, true, nil},
+		{"a list that is given up", slices.Concat(entry, packed(unix.NLMSG_DONE, words(uint32(refused)))), true, 0, false, unix.EMSGSIZE},
+		{"a refusal", packed(unix.NLMSG_ERROR, words(uint32(refused))), true, 0, false, unix.EMSGSIZE},
+		{"a consent", packed(unix.NLMSG_ERROR, words(0)), false, 0, true, nil},
+		{"half a refusal", packed(unix.NLMSG_ERROR), false, 0, false, unix.EBADMSG},
+	} {
+		bodies, done, err := answer(test.datagram, test.list)
+		if len(bodies) != test.bodies || done != test.done || !errors.Is(err, test.want) {
+			t.Errorf("%s: %d answers, done %v, %v, want %d, %v, %v", test.rule, len(bodies), done, err, test.bodies, test.done, test.want)
+		}
+	}
+}
