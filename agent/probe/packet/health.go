@@ -125,7 +125,7 @@ func (k *keeper) unseen(t *tap, what string) error {
 	if len(all) == 1 {
 		text = fmt.Sprintf("%s counts packets that it %s, and %s sees none of them: no other hook may be used", t.name, what, t.at)
 	}
-	k.note(t, now, text)
+	k.note(t.port, now, text)
 	k.warn(t.name, text)
 	if t.at == all[0] {
 		return nil

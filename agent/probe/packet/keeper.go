@@ -43,7 +43,7 @@ type keeper struct {
 // absence is the time in which an interface that is wanted is not captured.
 type absence struct {
 	since time.Duration // by the boot clock
-	there bool          // it was there all the time, and could not be attached to
+	there *port         // it was there all the time, and could not be attached to; nil: it had gone
 }
 
 // fitting is an expression for a wire.
@@ -143,10 +143,11 @@ func (k *keeper) Close() error {
 		lost, err := t.detach()
 		if errs = append(errs, err); lost {
 			// It would have been mended in a moment.
-			k.gap(t, 0, fmt.Sprintf("%s: somebody removed our %s filter right before the end, and packets since then are missing", t.name, t.at))
+			k.gap(t.port, 0, fmt.Sprintf("%s: somebody removed our %s filter right before the end, and packets since then are missing", t.name, t.at))
 		}
 	}
 	k.taps = nil
+	k.giveUp(boottime.Now(), nil, nil)
 	for _, prog := range k.programs {
 		prog.Close()
 	}
@@ -261,13 +262,14 @@ func (k *keeper) update(change rtnl.Change) (links []rtnl.Link, err error) {
 		}
 		t.ifc = wanted[n]
 		if moved(t.ifc) { // it was captured by its name, too
-			k.note(t, noticed, internet+" moved here")
+			k.note(t.port, noticed, internet+" moved here")
 		}
 		errs = append(errs, k.rewire(t))
 		if t.due || change.Lost || change.Links || change.TC[t.ifc.Index] {
 			errs = append(errs, k.check(t, noticed))
 		}
 	}
+	k.giveUp(noticed, links, wanted)
 	if !slices.Equal(before, k.inet) {
 		k.target.Log.Warn(internet + " moved: it is " + k.describeUplinks(links) + " now")
 	}
@@ -321,13 +323,13 @@ func (k *keeper) appear(ifc android.Interface, noticed time.Duration, moved bool
 	absence, was := k.away[ifc.Name]
 	delete(k.away, ifc.Name)
 	switch now := boottime.Now(); {
-	case was && absence.there:
-		k.gap(t, now-absence.since, fmt.Sprintf("%s is captured again, by %s, after %v", t.name, t.at, round(now-absence.since)))
+	case was && absence.there != nil:
+		k.gap(t.port, now-absence.since, fmt.Sprintf("%s is captured again, by %s, after %v", t.name, t.at, round(now-absence.since)))
 	case was:
-		k.gap(t, now-noticed, fmt.Sprintf("%s was gone for %v and is captured again, by %s, %v after that was noticed",
+		k.gap(t.port, now-noticed, fmt.Sprintf("%s was gone for %v and is captured again, by %s, %v after that was noticed",
 			t.name, round(noticed-absence.since), t.at, round(now-noticed)))
 	case moved:
-		k.note(t, noticed, internet+" moved here")
+		k.note(t.port, noticed, internet+" moved here")
 		k.target.Log.Info(t.name+" is captured from now on", "hook", t.at)
 	default:
 		k.target.Log.Info(t.name+" is captured from now on", "hook", t.at)
@@ -421,9 +423,9 @@ func (k *keeper) tick() (quiet bool, err error) {
 	links, err := k.update(rtnl.Change{})
 	quiet, listened := k.listen(links)
 	for name, a := range k.away {
-		quiet = quiet && !a.there
+		quiet = quiet && a.there == nil
 		// Names that nobody asked for may never come again.
-		if now-a.since > longest && !slices.Contains(k.selection.names, name) {
+		if a.there == nil && now-a.since > longest && !slices.Contains(k.selection.names, name) {
 			delete(k.away, name)
 		}
 	}

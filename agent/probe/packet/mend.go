@@ -5,6 +5,7 @@ package packet
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -13,6 +14,8 @@ import (
 	"droidtap/agent/boottime"
 	"droidtap/agent/hook"
 	"droidtap/agent/plan"
+	"droidtap/agent/rtnl"
+	"droidtap/android"
 )
 
 // check puts back what somebody took away from an interface, and moves ahead of what was put ahead of ours.
@@ -40,8 +43,7 @@ func (k *keeper) check(t *tap, noticed time.Duration) error {
 		t.rest = noticed + t.patience
 		return k.move(t, noticed, hidden, k.sighted(t))
 	}
-	switch {
-	case t.at == plan.Packet && errors.Is(t.why, hook.ErrNoClsact):
+	if t.at == plan.Packet && errors.Is(t.why, hook.ErrNoClsact) {
 		return k.promote(t, noticed)
 	}
 	return nil
@@ -81,7 +83,7 @@ func (k *keeper) mend(t *tap, noticed time.Duration, why string) error {
 	}
 	k.changes++
 	missing := boottime.Now() - noticed
-	k.gap(t, missing, fmt.Sprintf("%s: %s, and nothing was captured for %v until it was back", t.name, why, round(missing)))
+	k.gap(t.port, missing, fmt.Sprintf("%s: %s, and nothing was captured for %v until it was back", t.name, why, round(missing)))
 	return nil
 }
 
@@ -94,9 +96,12 @@ func (k *keeper) move(t *tap, noticed time.Duration, why string, hooks []plan.Ho
 	case err != nil:
 		return err
 	}
-	k.changes++
+	by := string(t.at) + " anew"
+	if t.at != from {
+		by = fmt.Sprintf("%s, not %s,", t.at, from)
+	}
 	missing := boottime.Now() - noticed
-	k.gap(t, missing, fmt.Sprintf("%s: %s; it is captured by %s, not %s, from here on, with %v between", t.name, why, t.at, from, round(missing)))
+	k.gap(t.port, missing, fmt.Sprintf("%s: %s; it is captured by %s from here on, with %v between", t.name, why, by, round(missing)))
 	return nil
 }
 
@@ -106,18 +111,36 @@ var errVanished = errors.New("the interface is gone")
 // again takes everything off and attaches. Where that fails, the interface is left for the next change or tick. The error may
 // wrap errVanished.
 func (k *keeper) again(t *tap, hooks []plan.Hook) error {
-	_, err := t.detach()
-	switch err = errors.Join(err, k.attach(t, hooks)); {
-	case errors.Is(err, unix.ENODEV) && len(t.hooked) == 0:
+	k.changes++
+	if _, err := t.detach(); err != nil {
+		k.warn(t.name, err.Error()) // what stays there is no reason to capture nothing
+	}
+	err := k.attach(t, hooks)
+	switch {
+	case errors.Is(err, unix.ENODEV):
 		t.due = true
 		return errVanished
-	case err != nil && len(t.hooked) == 0:
+	case err != nil:
 		k.taps = slices.DeleteFunc(k.taps, func(other *tap) bool { return other == t })
 		k.ports.leave(t.ifc.Index, boottime.Now(), false)
-		k.away[t.name] = absence{boottime.Now(), true}
-		k.changes++
+		k.away[t.name] = absence{boottime.Now(), t.port}
 	}
 	return err
+}
+
+// giveUp counts the absence of those that could not be attached to, and are not wanted any more or not there.
+func (k *keeper) giveUp(now time.Duration, links []rtnl.Link, wanted []android.Interface) {
+	for _, name := range slices.Sorted(maps.Keys(k.away)) {
+		a := k.away[name]
+		if a.there == nil || slices.ContainsFunc(wanted, func(ifc android.Interface) bool { return ifc.Name == name }) {
+			continue
+		}
+		k.gap(a.there, now-a.since, fmt.Sprintf("%s could not be captured any more, and packets of the last %v are missing", name, round(now-a.since)))
+		delete(k.away, name)
+		if !slices.ContainsFunc(links, func(l rtnl.Link) bool { return l.Name == name }) {
+			k.away[name] = absence{since: now}
+		}
+	}
 }
 
 // promote takes an interface back from the packet socket that captures it where clsact could not be had, once it can: netd has
@@ -136,17 +159,17 @@ func (k *keeper) promote(t *tap, noticed time.Duration) error {
 }
 
 // gap notes that nothing was captured on an interface for some time, in the file and for the summary.
-func (k *keeper) gap(t *tap, missing time.Duration, text string) {
-	t.gap.Times++
-	t.gap.Missing += missing
-	k.note(t, boottime.Now()-missing, "gap: "+text)
-	k.warn(t.name, text)
+func (k *keeper) gap(p *port, missing time.Duration, text string) {
+	p.gap.Times++
+	p.gap.Missing += missing
+	k.note(p, boottime.Now()-missing, "gap: "+text)
+	k.warn(p.name, text)
 }
 
 // note writes a comment on an interface into the file, with what was counted so far. It is about packets since a time of the boot clock:
 // some of them may be on their way.
-func (k *keeper) note(t *tap, since time.Duration, text string) {
-	st, _, _, _ := k.statistics(t.port) // what fails here fails at the end again, and is reported then
+func (k *keeper) note(p *port, since time.Duration, text string) {
+	st, _, _, _ := k.statistics(p) // what fails here fails at the end again, and is reported then
 	st.Time, st.Comment = time.Now().Add(since-boottime.Now()).UnixNano(), text
 	k.target.Emit(&st)
 }
