@@ -114,7 +114,7 @@ type Counts struct {
 	Dropped      uint64              // matched, but could not be handed to the agent
 	Unattributed uint64              // left out: an owner was asked for and theirs is unknown
 	Interfaces   []pcapng.Statistics // one for each interface, Time left to the caller
-	Gaps         []Gap               // in the order of their names
+	Gaps         []Gap               // in the order of Interfaces, of those that have any
 }
 
 // Gap is when nothing was captured of what was to be, in all.
