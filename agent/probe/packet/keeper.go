@@ -46,17 +46,6 @@ type absence struct {
 	there *port         // it was there all the time, and could not be attached to; nil: it had gone
 }
 
-// fitting is an expression for a wire.
-type fitting struct {
-	expr string
-	wire
-}
-
-// misfit is the error for an interface that the expression does not fit.
-type misfit struct{ error }
-
-func (m misfit) Unwrap() error { return m.error }
-
 const (
 	// period is how often it looks by itself, at whether packets come, and at what could not be attached to.
 	period = 2 * time.Second
@@ -171,6 +160,7 @@ func (k *keeper) follow() {
 		case err != nil:
 			// What this look does not find is found by the next tick's.
 			k.locked(func() error { k.warn("", "watch interfaces: "+err.Error()); return nil })
+			time.Sleep(period / 10) // it may go on failing
 			change.Lost = true
 			fallthrough
 		default:
@@ -367,32 +357,6 @@ func (k *keeper) add(ifc android.Interface) error {
 	k.taps = append(k.taps, t)
 	k.changes++
 	return nil
-}
-
-// fit sees to it that the expression is compiled for an interface. The error is a misfit.
-func (k *keeper) fit(ifc android.Interface) (wire, error) {
-	expr := k.classifiers.filters.expr
-	w := wireOf(expr, ifc)
-	if _, done := k.classifiers.filters.of[w]; done {
-		return w, nil
-	}
-	err := k.unfit[fitting{expr, w}]
-	var c compiled
-	if err == nil {
-		if c, err = compileFor(context.Background(), expr, []android.Interface{ifc}); err == nil {
-			err = c.errs[w]
-		}
-	}
-	if err != nil {
-		k.unfit[fitting{expr, w}] = err
-		return w, misfit{fmt.Errorf("%s: %w", without(ifc), err)}
-	}
-	for _, l := range k.lanes() {
-		f := l.filters.clone()
-		f.of[w] = c.of[w]
-		l.change(f)
-	}
-	return w, nil
 }
 
 // drop ends the capture of an interface, which is there still or not.

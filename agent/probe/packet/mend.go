@@ -21,7 +21,9 @@ import (
 // check puts back what somebody took away from an interface, and moves ahead of what was put ahead of ours.
 func (k *keeper) check(t *tap, noticed time.Duration) error {
 	t.due = false
-	k.seekLimit(t.ifc)
+	if t.at != plan.TCX {
+		k.seekLimit(t.ifc)
+	}
 	lost, hidden, err := t.inspect()
 	if lost && err == nil {
 		// What was looked at first may have gone with the other, since: that is one gap, and not two.

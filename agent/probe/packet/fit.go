@@ -3,12 +3,51 @@
 package packet
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"strings"
 
 	"droidtap/agent/hook"
+	"droidtap/android"
 )
+
+// fitting is an expression for a wire.
+type fitting struct {
+	expr string
+	wire
+}
+
+// misfit is the error for an interface that the expression does not fit.
+type misfit struct{ error }
+
+func (m misfit) Unwrap() error { return m.error }
+
+// fit sees to it that the expression is compiled for an interface. The error is a misfit.
+func (k *keeper) fit(ifc android.Interface) (wire, error) {
+	expr := k.classifiers.filters.expr
+	w := wireOf(expr, ifc)
+	if _, done := k.classifiers.filters.of[w]; done {
+		return w, nil
+	}
+	err := k.unfit[fitting{expr, w}]
+	var c compiled
+	if err == nil {
+		if c, err = compileFor(context.Background(), expr, []android.Interface{ifc}); err == nil {
+			err = c.errs[w]
+		}
+	}
+	if err != nil {
+		k.unfit[fitting{expr, w}] = err
+		return w, misfit{fmt.Errorf("%s: %w", without(ifc), err)}
+	}
+	for _, l := range k.lanes() {
+		f := l.filters.clone()
+		f.of[w] = c.of[w]
+		l.change(f)
+	}
+	return w, nil
+}
 
 // asksNetmask tells whether an expression may be another one with another netmask.
 func asksNetmask(expr string) bool { return strings.Contains(expr, "broadcast") }
