@@ -32,6 +32,7 @@ type Interface struct {
 	// Counters of its last statistics block by option code; nil without a block.
 	Statistics map[uint16]uint64
 	Comments   []string // of its statistics blocks
+	Commented  []int64  // their times, ns
 }
 
 // File is what a capture file holds. Its last block may still be missing: captures are read while they grow.
@@ -104,6 +105,7 @@ func pcapng(b []byte) (f File, err error) {
 				switch {
 				case code == 1:
 					i.Comments = append(i.Comments, value)
+					i.Commented = append(i.Commented, int64(uint64(le.Uint32(body[4:]))<<32|uint64(le.Uint32(body[8:]))))
 				case len(value) == 8:
 					i.Statistics[code] = le.Uint64([]byte(value))
 				}

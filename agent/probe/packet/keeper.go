@@ -3,7 +3,6 @@
 package packet
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io"
