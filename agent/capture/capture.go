@@ -203,9 +203,9 @@ func (c *capture) run(ctx context.Context, t plugin.Target, sum *Summary, file p
 func (c *capture) wait(ctx context.Context, file string) (err error) {
 	var over <-chan struct{}
 	if c.Duration > 0 {
-		t, err := boottime.NewTimer(c.Duration)
-		if err != nil {
-			return err
+		t, failed := boottime.NewTimer(c.Duration)
+		if failed != nil {
+			return failed
 		}
 		defer func() { err = errors.Join(err, t.Stop()) }()
 		over = t.C
