@@ -174,23 +174,19 @@ func (p *flapping) figures(t *testing.T) (f figures) {
 	return f
 }
 
-// Margins of figures that are the same otherwise.
-const (
-	// Those that left within the last three seconds are still counted: a second for programs that still run, and the next tick.
-	moreIndexes = 255
-	// A batch of records, 256 KiB, may wait for a reader, and up to 256 indexes that left are remembered. 1,000 leaks of half a
-	// KiB would be more.
-	moreHeap = 400 << 10
-)
+// moreHeap is by how many bytes the heap may differ: a batch of records, 256 KiB, may wait for a reader, and up to 256 indexes
+// that left are remembered. 1,000 leaks of half a KiB would be more.
+const moreHeap = 400 << 10
 
-// same waits until the figures are as before: rings end a moment after their interfaces.
+// same waits until the figures are as before: rings end a moment after their interfaces, and indexes that left are counted
+// until a tick, a second later at least.
 func (p *flapping) same(t *testing.T, before figures) {
 	t.Helper()
 	deadline := time.Now().Add(nettest.Patience)
 	for {
 		now := p.figures(t)
 		if now.goroutines == before.goroutines && now.fds == before.fds && now.maps == before.maps &&
-			now.indexes <= before.indexes+moreIndexes && now.heap <= before.heap+moreHeap {
+			now.indexes <= before.indexes && now.heap <= before.heap+moreHeap {
 			t.Logf("before: %+v, after: %+v", before, now)
 			return
 		}
