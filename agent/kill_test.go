@@ -115,9 +115,12 @@ func kill(t *testing.T, agent []string, kills int, hasNetd bool) {
 	p.offload(t)
 	must(t, p.DSCP("wlan0"))
 	must(t, p.Vendor("wlan0"))
-	// lo is nobody's: without a netd its clsact goes with ours.
 	before := p.dump(t)
 	dir := t.TempDir()
+	p.start(t, hasNetd, filepath.Join(dir, "ended.pcapng"), agent, "-i", "any").Stop(t, syscall.SIGINT)
+	if d := cmp.Diff(before, p.dump(t)); d != "" {
+		t.Errorf("one that was not killed left something, or took it away (-before +after):\n%s", d)
+	}
 	seen := &objects{map[int]bool{}, map[int]bool{}, map[int]bool{}}
 	stop, stopped := make(chan struct{}), make(chan error, 1)
 	go func() { stopped <- p.talkUntil(stop) }()
@@ -158,6 +161,9 @@ func kill(t *testing.T, agent []string, kills int, hasNetd bool) {
 		}
 		if err := p.Check(); err != nil {
 			t.Fatalf("kill %d: %v", n, err)
+		}
+		if d := cmp.Diff(before, others(p.dump(t))); d != "" {
+			t.Fatalf("kill %d: something of others is missing (-before +after):\n%s", n, d)
 		}
 	}
 	close(stop)
@@ -227,11 +233,25 @@ func added(before, after string) (lines []string) {
 	return lines
 }
 
-// compareDumps wants the two equal, but for an empty clsact of ours on lo: it stays where there is a netd that may count on it, and where
-// the agent was killed behind making it and ahead of putting the filter in it that says whose it is.
+// loClsact is a clsact of ours: netd makes none on lo.
+const loClsact = "qdisc lo clsact handle ffff: parent ffff:fff1\n"
+
+// others are the lines of a dump that are not ours.
+func others(dump string) string {
+	var kept strings.Builder
+	for line := range strings.Lines(dump) {
+		if line != loClsact && !strings.Contains(line, "droidtap:") {
+			kept.WriteString(line)
+		}
+	}
+	return kept.String()
+}
+
+// compareDumps wants the two equal, but for an empty clsact of ours on lo: it stays where the agent was killed behind making it and ahead
+// of putting the filter in it that says whose it is.
 func compareDumps(t *testing.T, before, after string) {
 	t.Helper()
-	after = strings.ReplaceAll(after, "qdisc lo clsact handle ffff: parent ffff:fff1\n", "")
+	after = strings.ReplaceAll(after, loClsact, "")
 	if d := cmp.Diff(before, after); d != "" {
 		t.Errorf("something remained, or is missing (-before +after):\n%s", d)
 	}
