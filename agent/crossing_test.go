@@ -35,17 +35,17 @@ func TestCrossing(t *testing.T) {
 			}
 			agent := p.start(t, true, file, ways[way].agent, "-i", "any", "udp or tcp")
 			for _, network := range []string{"udp", "tcp"} {
-				must(t, ask(p.Space, network, p.beyond(), "clat by "+network))
+				must(t, nettest.Ask(p.Space, network, p.beyond(), "clat by "+network))
 				for _, s := range p.servers {
 					if s.ifname == "rmnet_data0" {
-						must(t, ask(p.client, network, s.at, "tethered by "+network+" ipv"+s.family))
+						must(t, nettest.Ask(p.client, network, s.at, "tethered by "+network+" ipv"+s.family))
 					}
 				}
 			}
-			must(t, ask(p.Space, "udp", p.beyond(), "end of clat"))
+			must(t, nettest.Ask(p.Space, "udp", p.beyond(), "end of clat"))
 			for _, s := range p.servers {
 				if s.ifname == "rmnet_data0" {
-					must(t, ask(p.client, "udp", s.at, "end of ipv"+s.family))
+					must(t, nettest.Ask(p.client, "udp", s.at, "end of ipv"+s.family))
 				}
 			}
 			must(t, p.Check())
@@ -170,7 +170,7 @@ func TestClatUnharmed(t *testing.T) {
 					if n < 3 && ways[way].name == "tc" {
 						p.awaitFirst(t, clat)
 						text := fmt.Sprintf("clat %d.", n)
-						must(t, ask(p.Space, "udp", p.beyond(), text))
+						must(t, nettest.Ask(p.Space, "udp", p.beyond(), text))
 						awaitSightings(t, file, text, map[string]int{clat + " in": 1, clat + " out": 1})
 					}
 					must(t, p.Check())
@@ -182,7 +182,7 @@ func TestClatUnharmed(t *testing.T) {
 					t.Errorf("it left on %s:\n%s", clat, left)
 				}
 				must(t, p.Clat(clat, "rmnet_data0", netd.DefaultTranslation))
-				must(t, ask(p.Space, "udp", p.beyond(), "after it"))
+				must(t, nettest.Ask(p.Space, "udp", p.beyond(), "after it"))
 			})
 		}
 	}

@@ -73,7 +73,7 @@ func (l *life) send(text string) error {
 	if err := l.askAll(text, "wlan0", "rmnet_data0", "ncm0"); err != nil || !l.clat {
 		return err
 	}
-	return ask(l.Space, "udp", l.beyond(), text+" clat.")
+	return nettest.Ask(l.Space, "udp", l.beyond(), text+" clat.")
 }
 
 // await waits until the file has what was sent, and remembers what it is to have.

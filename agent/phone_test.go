@@ -3,12 +3,8 @@
 package main
 
 import (
-	"bytes"
 	"errors"
-	"fmt"
-	"io"
 	"maps"
-	"net"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -71,9 +67,9 @@ func newPhone(t *testing.T) *phone {
 		if a.ifname == "ncm0" {
 			in = p.client
 		}
-		p.servers = append(p.servers, server{a.ifname, a.family, answer(t, in, a.addr)})
+		p.servers = append(p.servers, server{a.ifname, a.family, nettest.Answer(t, in, a.addr)})
 	}
-	behind := answer(t, p.network, beyond6)
+	behind := nettest.Answer(t, p.network, beyond6)
 	p.servers = append(p.servers, server{clat, "4", netip.AddrPortFrom(netip.MustParseAddr(beyond4), behind.Port())})
 	p.Must(t, func() (err error) {
 		p.Netd, err = netd.Start(netd.Options{Cgroup: p.cgroup})
@@ -230,73 +226,13 @@ func (p *phone) beyond() netip.AddrPort {
 	return netip.AddrPort{}
 }
 
-// answer sends back what comes by UDP and TCP to an address of the space.
-func answer(t *testing.T, s nettest.Space, addr string) netip.AddrPort {
-	t.Helper()
-	var u net.PacketConn
-	var l net.Listener
-	s.Must(t, func() (err error) {
-		if u, err = net.ListenPacket("udp", net.JoinHostPort(addr, "0")); err != nil {
-			return err
-		}
-		l, err = net.Listen("tcp", u.LocalAddr().String())
-		return err
-	})
-	t.Cleanup(func() { _ = u.Close(); _ = l.Close() })
-	go func() {
-		b := make([]byte, 64<<10)
-		for {
-			n, from, err := u.ReadFrom(b)
-			if err != nil {
-				return
-			}
-			_, _ = u.WriteTo(b[:n], from)
-		}
-	}()
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go func() { _, _ = io.Copy(c, c); _ = c.Close() }()
-		}
-	}()
-	return netip.MustParseAddrPort(u.LocalAddr().String())
-}
-
-// ask sends a text from the space and waits until it is back.
-func ask(s nettest.Space, network string, to netip.AddrPort, text string) error {
-	return s.Do(0, func() error {
-		c, err := net.DialTimeout(network, to.String(), nettest.Patience)
-		if err != nil {
-			return err
-		}
-		defer c.Close()
-		if err := c.SetDeadline(time.Now().Add(nettest.Patience)); err != nil {
-			return err
-		}
-		if _, err := io.WriteString(c, text); err != nil {
-			return err
-		}
-		got := make([]byte, len(text))
-		if _, err := io.ReadFull(c, got); err != nil {
-			return fmt.Errorf("%s to %s: %w", network, to, err)
-		}
-		if !bytes.Equal(got, []byte(text)) {
-			return fmt.Errorf("%s to %s: %q came back", network, to, got)
-		}
-		return nil
-	})
-}
-
 // askAll has the phone exchange a text with each server that is reached through one of the interfaces. The text is followed by
 // the family and what ends it.
 func (p *phone) askAll(text string, ifnames ...string) error {
 	var errs []error
 	for _, s := range p.servers {
 		if slices.Contains(ifnames, s.ifname) {
-			errs = append(errs, ask(p.Space, "udp", s.at, text+" ipv"+s.family+"."))
+			errs = append(errs, nettest.Ask(p.Space, "udp", s.at, text+" ipv"+s.family+"."))
 		}
 	}
 	return errors.Join(errs...)

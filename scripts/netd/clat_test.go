@@ -50,7 +50,7 @@ func clatPhone(t *testing.T, phone, network nettest.Space, underlying string) (s
 	phone.Run(t, "ip", "addr", "add", "192.0.0.4/32", "dev", "v4-"+underlying)
 	phone.Run(t, "ip", "route", "add", "default", "dev", "v4-"+underlying)
 	network.Run(t, "ip", "addr", "add", server6+"/128", "dev", "lo", "nodad")
-	return echo(t, network, server6)
+	return nettest.Answer(t, network, server6)
 }
 
 func TestClat(t *testing.T) {

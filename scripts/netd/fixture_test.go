@@ -3,12 +3,10 @@
 package netd
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
-	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -16,7 +14,6 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -190,65 +187,9 @@ func tun(t *testing.T, name string, s nettest.Space) *os.File {
 	return file
 }
 
-// echo answers UDP and TCP at an address of the space and returns it with its port.
-func echo(t *testing.T, s nettest.Space, addr string) netip.AddrPort {
-	t.Helper()
-	var u net.PacketConn
-	var l net.Listener
-	s.Must(t, func() (err error) {
-		if u, err = net.ListenPacket("udp", net.JoinHostPort(addr, "0")); err != nil {
-			return err
-		}
-		l, err = net.Listen("tcp", u.LocalAddr().String())
-		return err
-	})
-	t.Cleanup(func() { _ = u.Close(); _ = l.Close() })
-	go func() {
-		b := make([]byte, 64<<10)
-		for {
-			n, from, err := u.ReadFrom(b)
-			if err != nil {
-				return
-			}
-			_, _ = u.WriteTo(b[:n], from)
-		}
-	}()
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go func() { _, _ = io.Copy(c, c); _ = c.Close() }()
-		}
-	}()
-	return netip.MustParseAddrPort(u.LocalAddr().String())
-}
-
 // exchange sends a message from the space and waits until it is back.
 func exchange(s nettest.Space, network string, to netip.AddrPort) error {
-	return s.Do(0, func() error {
-		c, err := net.DialTimeout(network, to.String(), nettest.Patience)
-		if err != nil {
-			return err
-		}
-		defer c.Close()
-		want := []byte("a message of an odd length and no sum of zero.")
-		if err := c.SetDeadline(time.Now().Add(nettest.Patience)); err != nil {
-			return err
-		}
-		if _, err := c.Write(want); err != nil {
-			return err
-		}
-		got := make([]byte, len(want))
-		if _, err := io.ReadFull(c, got); err != nil {
-			return fmt.Errorf("%s to %s: %w", network, to, err)
-		}
-		if !bytes.Equal(got, want) {
-			return fmt.Errorf("%s to %s: %q came back", network, to, got)
-		}
-		return nil
-	})
+	return nettest.Ask(s, network, to, "a message of an odd length and no sum of zero.")
 }
 
 // qdiscAt is the kind of the qdisc at ffff: of an interface.

@@ -83,7 +83,7 @@ func TestFiltersPassOn(t *testing.T) {
 	}
 	must(t, n.Check())
 	for addr, tether := range map[string]string{nettest.Near4: "veth0 ingress tether4", nettest.Near6: "veth0 ingress tether6"} {
-		server := echo(t, s, addr)
+		server := nettest.Answer(t, s, addr)
 		must(t, n.CheckTraffic(func() error { return exchange(far, "udp", server) },
 			tether, "veth0 ingress vendor", "veth0 egress vendor", "veth0 ingress dscp", "veth0 egress dscp"))
 	}
@@ -113,7 +113,7 @@ func TestTether(t *testing.T) {
 		role, client, server string
 	}{{"tether4", nettest.Near4, "198.51.100.7"}, {"tether6", nettest.Near6, "2001:db8::7"}} {
 		t.Run(c.role, func(t *testing.T) {
-			server := echo(t, network, c.server)
+			server := nettest.Answer(t, network, c.server)
 			must(t, n.Offload(netip.MustParseAddr(c.client), "veth0", mac))
 			must(t, n.Offload(netip.MustParseAddr(c.server), "rmnet0", nil))
 			// Neighbours are found by packets that no offload takes.
@@ -154,7 +154,7 @@ func TestPolice(t *testing.T) {
 	}
 	must(t, err)
 	later(t, n, "veth0", ingress)
-	must(t, n.CheckTraffic(func() error { return exchange(far, "udp", echo(t, s, nettest.Near4)) }, "account", "vendor"))
+	must(t, n.CheckTraffic(func() error { return exchange(far, "udp", nettest.Answer(t, s, nettest.Near4)) }, "account", "vendor"))
 	must(t, n.Check())
 }
 
@@ -338,7 +338,7 @@ func TestCheckTraffic(t *testing.T) {
 	must(t, n.Join("veth0"))
 	must(t, n.Vendor("veth0"))
 	must(t, n.DSCP("veth0"))
-	server := echo(t, s, nettest.Near4)
+	server := nettest.Answer(t, s, nettest.Near4)
 	send := func() error { return exchange(far, "udp", server) }
 	must(t, n.CheckTraffic(send))
 	wantError(t, n.CheckTraffic(send, "clat"), `no program of ours is called "clat"`)
