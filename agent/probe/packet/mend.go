@@ -165,7 +165,8 @@ func (k *keeper) gap(p *port, missing time.Duration, text string) {
 	p.gap.Times++
 	p.gap.Missing += missing
 	k.note(p, boottime.Now()-missing, "gap: "+text)
-	k.warn(p.name, text)
+	k.said[p.name] = text
+	k.target.Log.Warn(text) // each is another, though two may be of the same length
 }
 
 // note writes a comment on an interface into the file, with what was counted so far. It is about packets since a time of the boot clock:
