@@ -43,7 +43,7 @@ func (l *life) step(t *testing.T, what string) {
 	t.Helper()
 	if strings.HasSuffix(l.way, "tc") {
 		for _, ifname := range l.ifnames {
-			if ifname != clat {
+			if ifname != clat || l.clat { // without the offload there is no clsact, and a packet socket has it
 				l.awaitFirst(t, ifname)
 			}
 		}
