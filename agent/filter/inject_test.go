@@ -113,7 +113,7 @@ func TestProgramWithoutStub(t *testing.T) {
 }
 
 // counts mirrors struct counts of bpf/src/packet.bpf.c.
-type counts struct{ Seen, Received, Dropped, Unattributed uint64 }
+type counts struct{ In, Out, Received, Dropped, Unattributed uint64 }
 
 // loadPacket loads an object of the packet probe that records both directions, and counts everything in entry 0.
 func loadPacket(t *testing.T, spec *ebpf.CollectionSpec) *ebpf.Collection {
