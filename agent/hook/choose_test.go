@@ -39,7 +39,7 @@ func TestChoose(t *testing.T) {
 			for _, fs := range c.there {
 				there = append(there, fs...)
 			}
-			if pref, handle := choose(there, c.refused); pref != c.pref || handle != c.handle {
+			if pref, handle := choose(there, c.refused, handleBase); pref != c.pref || handle != c.handle {
 				t.Errorf("choose = %d, %#x, want %d, %#x", pref, handle, c.pref, c.handle)
 			}
 		})

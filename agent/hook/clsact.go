@@ -16,8 +16,12 @@ import (
 	"droidtap/android"
 )
 
-// handleBase is the first handle of our filters; netd uses 1.
-const handleBase = 0x64740001 // "dt"
+// handleBase is the first handle of our filters at ingress; netd uses 1. Those at egress begin elsewhere: an old ingress qdisc that has taken
+// the place of a clsact lists its filters as those of either direction.
+const (
+	handleBase   = 0x64740001 // "dt"
+	handleEgress = handleBase + 1<<16
+)
 
 // The preferences of Android's own filters: 2 tether6, 3 tether4, 4 clat, 5 dscp (Connectivity
 // TcUtils and ClatCoordinator, PRIO_TETHER6 to PRIO_DSCP). netd adds them with another protocol and would fail if one were taken.
@@ -87,8 +91,8 @@ func (f *Filter) Check() error {
 
 // choose returns the preference and the handle of a new filter beside those that are there. A cls_bpf runs its newest
 // filter first (net/sched/cls_bpf.c cls_bpf_change: list_add_rcu), so a shared preference 1 hides nothing from us.
-// Preferences refused twice are passed over.
-func choose(there []filter, refused map[uint16]int) (pref uint16, handle uint32) {
+// Preferences refused twice are passed over. Handles begin at base.
+func choose(there []filter, refused map[uint16]int, base uint32) (pref uint16, handle uint32) {
 	taken := func(pref uint16) bool {
 		return refused[pref] > 1 || slices.ContainsFunc(there, func(f filter) bool { return f.pref == pref })
 	}
@@ -100,7 +104,7 @@ func choose(there []filter, refused map[uint16]int) (pref uint16, handle uint32)
 		for pref = prefNext; taken(pref); pref++ {
 		}
 	}
-	for handle = handleBase; slices.ContainsFunc(there, func(f filter) bool { return f.pref == pref && f.handle == handle }); handle++ {
+	for handle = base; slices.ContainsFunc(there, func(f filter) bool { return f.pref == pref && f.handle == handle }); handle++ {
 	}
 	return pref, handle
 }
@@ -183,13 +187,31 @@ func add(ifc android.Interface, dir Direction, prog *ebpf.Program, me owner, ref
 		}
 	}
 	f := &Filter{ifc: ifc, dir: dir, name: me.String()}
-	f.Pref, f.Handle = choose(there, refused)
+	base := uint32(handleBase)
+	if dir == Egress {
+		base = handleEgress
+	}
+	f.Pref, f.Handle = choose(there, refused, base)
 	if err := f.put(prog, unix.NLM_F_CREATE|unix.NLM_F_EXCL); err != nil {
 		// EEXIST is about the handle only, and the next list shows it.
 		if !errors.Is(err, unix.EEXIST) {
 			refused[f.Pref]++
 		}
 		return nil, fmt.Errorf("add filter at preference %d: %w", f.Pref, err)
+	}
+	if dir == Ingress {
+		return f, nil
+	}
+	// Somebody may have put an ingress qdisc in the place of the clsact since that was looked at: it runs the filter at ingress.
+	kinds, err := qdiscs()
+	if err == nil {
+		_, err = lacksClsact(ifc, dir, kinds[ifc.Index])
+	}
+	if err != nil {
+		if undo := f.delete(); !gone(undo) {
+			err = errors.Join(err, undo)
+		}
+		return nil, err
 	}
 	return f, nil
 }

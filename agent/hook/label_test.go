@@ -6,7 +6,7 @@ import (
 	"testing"
 	"testing/fstest"
 
-	"golang.org/x/sys/unix"
+	"github.com/vishvananda/netlink"
 
 	"droidtap/agent/rtnl"
 )
@@ -42,6 +42,40 @@ func TestLabel(t *testing.T) {
 	}
 }
 
+// TestDeleteEmpty has others put a qdisc in the place of a clsact of ours.
+func TestDeleteEmpty(t *testing.T) {
+	n := newNetwork(t, "hook6")
+	me, err := self()
+	must(t, err)
+	for _, c := range []struct {
+		rule    string
+		made    func() error
+		deleted bool
+	}{
+		{"ours", func() error { return addClsact(n.ifc.Index, me) }, true},
+		{"a clsact of others", func() error { return netlink.QdiscAdd(foreignQdisc(n.ifc.Index, "clsact")) }, false},
+		{"an ingress qdisc", func() error { return netlink.QdiscAdd(foreignQdisc(n.ifc.Index, "ingress")) }, false},
+	} {
+		must(t, c.made())
+		deleted, err := deleteEmpty(n.ifc)
+		if there := qdisc(t, n.ifc) != ""; err != nil || deleted != c.deleted || there == c.deleted {
+			t.Errorf("%s: deleted %v, there %v (%v)", c.rule, deleted, there, err)
+		}
+		if !c.deleted {
+			must(t, netlink.QdiscDel(foreignQdisc(n.ifc.Index, "clsact")))
+		}
+	}
+}
+
+// foreignQdisc is one at ffff: without a label.
+func foreignQdisc(ifindex int, kind string) netlink.Qdisc {
+	at := netlink.QdiscAttrs{LinkIndex: ifindex, Handle: netlink.MakeHandle(0xffff, 0), Parent: netlink.HANDLE_CLSACT}
+	if kind == "ingress" {
+		return &netlink.Ingress{QdiscAttrs: at}
+	}
+	return &netlink.GenericQdisc{QdiscAttrs: at, QdiscType: kind}
+}
+
 // TestSweepEmpty has processes of ours leave a clsact in which there is no filter yet.
 func TestSweepEmpty(t *testing.T) {
 	n := newNetwork(t, "hook5")
@@ -56,10 +90,7 @@ func TestSweepEmpty(t *testing.T) {
 	}{
 		{"of a process that is gone", func() error { return addClsact(n.ifc.Index, dead) }, false},
 		{"of one that lives", func() error { return addClsact(n.ifc.Index, me) }, true},
-		{"of others", func() error {
-			request := rtnl.AppendAttribute(clsact(n.ifc.Index).bytes(), unix.TCA_KIND, zeroTerminated("clsact"))
-			return rtnl.Do(unix.RTM_NEWQDISC, unix.NLM_F_CREATE|unix.NLM_F_EXCL, request)
-		}, true},
+		{"of others", func() error { return netlink.QdiscAdd(foreignQdisc(n.ifc.Index, "clsact")) }, true},
 	} {
 		must(t, c.made())
 		lines, err := Sweep()
@@ -68,7 +99,7 @@ func TestSweepEmpty(t *testing.T) {
 			t.Errorf("%s: there %v, said %q", c.rule, there, lines)
 		}
 		if c.stays {
-			must(t, rtnl.Do(unix.RTM_DELQDISC, 0, clsact(n.ifc.Index).bytes()))
+			must(t, netlink.QdiscDel(foreignQdisc(n.ifc.Index, "clsact")))
 		}
 	}
 }

@@ -194,7 +194,7 @@ func (s Seen) would(h plan.Hook) (place, obstacle string, err error) {
 		if lacks {
 			place = "preference 1 of a clsact that is made for it"
 		}
-		pref, _ := choose(s.there[dir], nil)
+		pref, _ := choose(s.there[dir], nil, handleBase)
 		switch w := behind(s.ifc, dir, pref, s.ahead[dir]); {
 		case w == "":
 		case dir == Ingress:

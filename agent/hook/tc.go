@@ -206,8 +206,8 @@ func zeroTerminated(s string) []byte { return append([]byte(s), 0) }
 // loopback is the name that the kernel gives that interface.
 const loopback = "lo"
 
-// deleteEmpty removes the clsact of an interface if no filter of anybody is left in it. The kernel has no way to do
-// both at once, so a filter that is added in between goes too.
+// deleteEmpty removes the clsact of an interface if it is one of ours, and no filter of anybody is left in it. The kernel has no way
+// to do that at once, so a filter that is added in between goes too. It compares the kind: an ingress qdisc that has taken its place stays.
 //
 // Beside Android's netd it stays: netd takes a clsact that it finds for its own (RouteController::maybeModifyQdiscClsact
 // ignores EEXIST) and counts on it when clat or tethering starts later. An empty one does nothing. The loopback interface is in
@@ -221,7 +221,12 @@ func deleteEmpty(ifc android.Interface) (bool, error) {
 			return false, err
 		}
 	}
-	err := rtnl.Do(unix.RTM_DELQDISC, 0, clsact(ifc.Index).bytes())
+	// Who created it may have lost it since to somebody who made another.
+	of, err := labels()
+	if _, ours := of[ifc.Index]; err != nil || !ours {
+		return false, err
+	}
+	err = rtnl.Do(unix.RTM_DELQDISC, 0, rtnl.AppendAttribute(clsact(ifc.Index).bytes(), unix.TCA_KIND, zeroTerminated("clsact")))
 	if gone(err) {
 		return false, nil
 	}
