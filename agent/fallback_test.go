@@ -108,7 +108,7 @@ func TestFallback(t *testing.T) {
 				t.Errorf("%d packets, tcpdump has %d (-missing +extra):\n%s", len(got.Packets), len(want.Packets), abbreviate(d))
 			}
 			said := p.Stderr()
-			if !strings.Contains(said, c.says) || strings.Contains(said, "veth0 is captured by packet") != c.packet {
+			if !strings.Contains(said, c.says) || strings.Contains(said, "veth0 is captured by packet") != c.packet || strings.Contains(said, "\nveth0 was captured by packet: ") != c.packet {
 				t.Errorf("it is said:\n%s", said)
 			}
 			if want := fmt.Sprintf("%d packets received by filter\n", len(got.Packets)); !strings.Contains(said, want) {

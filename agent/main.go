@@ -243,6 +243,9 @@ func printSummary(w io.Writer, s capture.Summary) {
 	if s.Refused > 0 {
 		fmt.Fprintf(w, "%d packets left out by the filter in the agent, behind the kernel\n", s.Refused)
 	}
+	for _, text := range s.Instead {
+		fmt.Fprintln(w, oneLine(text))
+	}
 	for _, g := range s.Gaps {
 		fmt.Fprintf(w, "%d gaps on %s, of %v in all, each with a comment in the file", g.Times, g.Name, g.Missing.Round(10*time.Microsecond))
 		if g.Switches > 0 {

@@ -28,6 +28,7 @@ func (c *capture) statistics() error {
 		c.counts.Refused += counts.Refused
 		c.counts.Dropped += counts.Dropped
 		c.counts.Unattributed += counts.Unattributed
+		c.counts.Instead = append(c.counts.Instead, counts.Instead...)
 		c.counts.Gaps = append(c.counts.Gaps, counts.Gaps...)
 		for _, s := range counts.Interfaces {
 			s.Time, s.Start, s.End = now, c.start.UnixNano(), now

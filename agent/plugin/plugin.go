@@ -114,6 +114,7 @@ type Counts struct {
 	Dropped      uint64              // matched, but could not be handed to the agent
 	Unattributed uint64              // left out: an owner was asked for and theirs is unknown
 	Interfaces   []pcapng.Statistics // one for each interface, Time left to the caller
+	Instead      []string            // what was captured by another hook than the plan's first, and why
 	Gaps         []Gap               // in the order of Interfaces, of those that have any
 }
 

@@ -223,6 +223,9 @@ func (s *source) Counts(*ebpf.Collection) (plugin.Counts, error) {
 		total.Dropped += sum.Dropped
 		total.Unattributed += sum.Unattributed
 		total.Interfaces = append(total.Interfaces, st)
+		if p.instead != "" {
+			total.Instead = append(total.Instead, p.name+" was "+p.instead)
+		}
 		if p.gap.Times > 0 || p.gap.Switches > 0 {
 			total.Gaps = append(total.Gaps, p.gap)
 		}

@@ -23,6 +23,8 @@ type port struct {
 	gone  counts         // of indexes and rings that are not there any more
 	rings map[*ring]bool // of packet sockets, being read
 	gap   plugin.Gap
+	// instead says what it is captured by, and why not by what comes first in the plan; "" where it is.
+	instead string
 }
 
 type portKey struct {

@@ -107,8 +107,10 @@ func (k *keeper) attach(t *tap, hooks []plan.Hook) error {
 // attached says what an interface is captured by, and why not by what comes first in the plan.
 func (k *keeper) attached(t *tap) error {
 	k.target.Log.Debug("attached", "interface", t.name, "hook", t.at)
+	t.instead = ""
 	if t.why != nil {
-		k.warn(t.name, fmt.Sprintf("%s is captured by %s: %v", t.name, t.at, t.why))
+		t.instead = fmt.Sprintf("captured by %s: %v", t.at, t.why)
+		k.warn(t.name, t.name+" is "+t.instead)
 	}
 	if !t.ifc.Up {
 		k.warn(t.name, t.name+" is down: packets will come when it is up")
