@@ -51,7 +51,7 @@ func testInTheWay(t *testing.T, p *phone) {
 		{"a qdisc that has no egress", "tc qdisc add dev wlan0 ingress", "tc qdisc del dev wlan0 ingress",
 			"qdisc ingress ffff:", "an ingress qdisc is in its place"},
 		{"a filter of another kind at preference 1", "tc qdisc add dev wlan0 clsact; tc filter add dev wlan0 ingress pref 1 matchall action ok",
-			"tc qdisc del dev wlan0 clsact", "pref 1 matchall", "preference 1 at ingress of wlan0 is taken"},
+			"tc qdisc del dev wlan0 clsact", "pref 1 matchall", "preference 1 at ingress is left to Android's limit of the download rate"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			p.root(t, c.put)

@@ -156,7 +156,7 @@ func testDownloadLimit(t *testing.T, p *phone, tcx bool) {
 	before := p.dump(t)
 	c := p.captureBeside(t, "-i wlan0,"+mobile, "wlan0", mobile)
 	for _, iface := range []string{"wlan0", mobile} {
-		said := strings.Contains(c.said(), "agent: "+iface+" is captured by packet: Android's limit of the download rate is on")
+		said := strings.Contains(c.said(), "agent: "+iface+" is captured by packet: preference 1 at ingress is left to Android's limit of the download rate")
 		if said == tcx {
 			t.Errorf("%s is captured by a packet socket: %v, TCX %v:\n%s", iface, said, tcx, c.said())
 		}

@@ -130,7 +130,7 @@ func (k *keeper) attachBy(t *tap, at plan.Hook, last bool) error {
 		return k.attachSocket(t)
 	}
 	if at == plan.TC && k.policed && !last {
-		return behindOthers{"Android's limit of the download rate is on: it needs preference 1 at ingress, where ours would be"}
+		return behindOthers{"preference 1 at ingress is left to Android's limit of the download rate, a matchall filter, which was seen"}
 	}
 	var made []hooked
 	undo := func(err error) error {
