@@ -105,6 +105,24 @@ func of(f nettest.File, iface string) (all []nettest.Packet) {
 	return all
 }
 
+// outAndIn counts the UDP packets to a port, and those from it.
+func outAndIn(all []nettest.Packet, port int) (out, in int) {
+	for _, pk := range all {
+		h, ok := nettest.ParseIP(pk.Data, 0)
+		if !ok {
+			h, ok = nettest.ParseEthernet(pk.Data)
+		}
+		switch {
+		case !ok:
+		case int(pk.Data[h.Header+2])<<8|int(pk.Data[h.Header+3]) == port:
+			out++
+		case int(pk.Data[h.Header])<<8|int(pk.Data[h.Header+1]) == port:
+			in++
+		}
+	}
+	return out, in
+}
+
 // ported returns the UDP packets with a port, as same compares them: without checksum, which tc sees unfinished.
 func ported(all []nettest.Packet, port int) (some []packet) {
 	for _, pk := range all {

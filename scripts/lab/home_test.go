@@ -126,10 +126,16 @@ func testReconnects(t *testing.T, p *phone, tcx bool) {
 	f, want := c.end(t, map[string]int{"wlan0": 2 * n, mobile: 4 * n, mobile4: n})
 	for _, iface := range []string{"wlan0", mobile} {
 		same(t, ported(of(f, iface), 53), ported(want[iface], 53))
-		got, want := len(ported(of(f, iface), 7)), len(ported(want[iface], 7))
-		t.Logf("%s: %d of %d packets that flowed meanwhile", iface, got, want)
-		if got > want || tcx && got != want {
-			t.Errorf("%s: %d packets that flowed meanwhile, tcpdump has %d", iface, got, want)
+		gotOut, gotIn := outAndIn(of(f, iface), 7)
+		wantOut, wantIn := outAndIn(want[iface], 7)
+		t.Logf("%s: %d of %d packets that left meanwhile, %d of %d that came", iface, gotOut, wantOut, gotIn, wantIn)
+		if gotIn > wantIn || tcx && gotIn != wantIn {
+			t.Errorf("%s: %d packets that came meanwhile, tcpdump has %d", iface, gotIn, wantIn)
+		}
+		// The kernel loses those that it has in its queue while netd makes or deletes a clsact (KNOWN_ISSUES.md): our hook is
+		// ahead of that, and tcpdump's behind it.
+		if lost := gotOut - wantOut; lost > 2*len(steps) || tcx && lost < 0 {
+			t.Errorf("%s: %d packets that left meanwhile, tcpdump has %d", iface, gotOut, wantOut)
 		}
 	}
 	// The kernel shows tcpdump only what is left of it behind netd's filters: what leaves is redirected there.
