@@ -35,30 +35,29 @@ func returning(t *testing.T, kind ebpf.ProgramType, verdict int32) *ebpf.Program
 func dropTCX(t *testing.T, near nettest.Space) link.Link {
 	t.Helper()
 	prog := returning(t, ebpf.SchedCLS, 2) // TCX_DROP
-	var l link.Link
-	near.Must(t, func() error {
-		ifc, err := net.InterfaceByName("veth0")
-		if err != nil {
-			return err
-		}
-		l, err = link.AttachTCX(link.TCXOptions{Interface: ifc.Index, Program: prog, Attach: ebpf.AttachTCXIngress, Anchor: link.Head()})
-		return err
+	return onVeth0(t, near, func(index int) (link.Link, error) {
+		return link.AttachTCX(link.TCXOptions{Interface: index, Program: prog, Attach: ebpf.AttachTCXIngress, Anchor: link.Head()})
 	})
-	t.Cleanup(func() { _ = l.Close() })
-	return l
 }
 
 // dropXDP has a program drop everything that comes in at near's veth0, ahead of the network stack.
 func dropXDP(t *testing.T, near nettest.Space) link.Link {
 	t.Helper()
 	prog := returning(t, ebpf.XDP, 1) // XDP_DROP
-	var l link.Link
+	return onVeth0(t, near, func(index int) (link.Link, error) {
+		return link.AttachXDP(link.XDPOptions{Program: prog, Interface: index, Flags: link.XDPGenericMode})
+	})
+}
+
+// onVeth0 attaches something to near's veth0, until the test ends.
+func onVeth0(t *testing.T, near nettest.Space, attach func(index int) (link.Link, error)) (l link.Link) {
+	t.Helper()
 	near.Must(t, func() error {
 		ifc, err := net.InterfaceByName("veth0")
 		if err != nil {
 			return err
 		}
-		l, err = link.AttachXDP(link.XDPOptions{Program: prog, Interface: ifc.Index, Flags: link.XDPGenericMode})
+		l, err = attach(ifc.Index)
 		return err
 	})
 	t.Cleanup(func() { _ = l.Close() })

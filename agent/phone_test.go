@@ -54,7 +54,7 @@ func newPhone(t *testing.T) *phone {
 	p.cable(t, "wlan0", p.network, nettest.NearMAC, nettest.FarMAC, nettest.Near4, nettest.Far4, nettest.Near6, nettest.Far6)
 	p.cable(t, "ncm0", p.client, "02:00:00:00:01:01", "02:00:00:00:01:02", "10.96.0.1", "10.96.0.2", "fd00:96::1", "fd00:96::2")
 	p.radio(t)
-	openQuietTun(t, p.Space, clat)
+	nettest.QuietTun(t, p.Space, clat)
 	p.Run(t, "ip", "addr", "add", "192.0.0.4/32", "dev", clat)
 	p.Run(t, "ip", "route", "add", beyond4+"/32", "dev", clat, "src", "192.0.0.4")
 	p.network.Run(t, "ip", "addr", "add", beyond6+"/128", "dev", "lo", "nodad")
@@ -99,7 +99,7 @@ func (p *phone) cable(t *testing.T, ifname string, far nettest.Space, nearMAC, f
 // radio makes rmnet_data0 and the network's end of it.
 func (p *phone) radio(t *testing.T) {
 	t.Helper()
-	near, far := openQuietTun(t, p.Space, "rmnet_data0"), openQuietTun(t, p.network, "rmnet_data0")
+	near, far := nettest.QuietTun(t, p.Space, "rmnet_data0"), nettest.QuietTun(t, p.network, "rmnet_data0")
 	carry := func(from, to *os.File) {
 		b := make([]byte, 64<<10)
 		for {
@@ -121,34 +121,6 @@ func (p *phone) radio(t *testing.T) {
 		end.Run(t, "ip", "addr", "add", end.v4+"/24", "dev", "rmnet_data0")
 		end.Run(t, "ip", "addr", "add", end.v6+"/64", "dev", "rmnet_data0", "nodad")
 	}
-}
-
-// openQuietTun makes a tun device that is up, and nobody reads from it yet. It can be polled only once it has its name
-// (drivers/net/tun.c tun_chr_poll), so it becomes an os.File last.
-func openQuietTun(t *testing.T, s nettest.Space, name string) (file *os.File) {
-	t.Helper()
-	s.Must(t, func() error {
-		fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC, 0)
-		if err != nil {
-			return err
-		}
-		req, err := unix.NewIfreq(name)
-		if err == nil {
-			req.SetUint16(unix.IFF_TUN | unix.IFF_NO_PI)
-			err = unix.IoctlIfreq(fd, unix.TUNSETIFF, req)
-		}
-		file = os.NewFile(uintptr(fd), name)
-		return errors.Join(err, unix.SetNonblock(fd, true))
-	})
-	// An os.File that was made blocking does not wake its reader.
-	fd, err := unix.Dup(int(file.Fd()))
-	must(t, err)
-	must(t, unix.SetNonblock(fd, true))
-	must(t, file.Close())
-	file = os.NewFile(uintptr(fd), name)
-	t.Cleanup(func() { _ = file.Close() })
-	s.Run(t, "ip", "link", "set", name, "addrgenmode", "none", "up")
-	return file
 }
 
 // enterCgroup makes a cgroup2 with this process in it, for as long as the test runs.

@@ -46,7 +46,7 @@ func TestNeutral(t *testing.T) {
 // clatPhone makes v4-NAME, into which the phone's IPv4 leads, and the server in the network.
 func clatPhone(t *testing.T, phone, network nettest.Space, underlying string) (server netip.AddrPort) {
 	t.Helper()
-	tun(t, "v4-"+underlying, phone)
+	nettest.QuietTun(t, phone, "v4-"+underlying)
 	phone.Run(t, "ip", "addr", "add", "192.0.0.4/32", "dev", "v4-"+underlying)
 	phone.Run(t, "ip", "route", "add", "default", "dev", "v4-"+underlying)
 	network.Run(t, "ip", "addr", "add", server6+"/128", "dev", "lo", "nodad")
@@ -183,7 +183,7 @@ func TestClatOverEthernet(t *testing.T) {
 func TestClatGivesUp(t *testing.T) {
 	nettest.Require(t, "tc")
 	s, _ := nettest.Pair(t)
-	tun(t, "v4-veth0", s)
+	nettest.QuietTun(t, s, "v4-veth0")
 	n := start(t, s, Options{})
 	err := n.Clat("v4-veth0", "veth0", DefaultTranslation)
 	if !errors.Is(err, unix.ENOENT) || qdiscAt(t, n, "v4-veth0") != "" {

@@ -144,7 +144,7 @@ func cgroupRoot(t *testing.T) string {
 // pipe makes two tun devices, end to end: what a radio and the network behind it are to packets without a link-layer header.
 func pipe(t *testing.T, name string, a, b nettest.Space) {
 	t.Helper()
-	one, other := tun(t, name, a), tun(t, name, b)
+	one, other := nettest.QuietTun(t, a, name), nettest.QuietTun(t, b, name)
 	carry := func(from, to *os.File) {
 		buf := make([]byte, 64<<10)
 		for {
@@ -159,32 +159,6 @@ func pipe(t *testing.T, name string, a, b nettest.Space) {
 	}
 	go carry(one, other)
 	go carry(other, one)
-}
-
-// tun makes a tun device that is up. A file can be polled only after it has one (drivers/net/tun.c tun_chr_poll), so
-// it becomes an os.File last.
-func tun(t *testing.T, name string, s nettest.Space) *os.File {
-	t.Helper()
-	var file *os.File
-	s.Must(t, func() error {
-		fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC, 0)
-		if err != nil {
-			return err
-		}
-		req, err := unix.NewIfreq(name)
-		if err == nil {
-			req.SetUint16(unix.IFF_TUN | unix.IFF_NO_PI)
-			err = unix.IoctlIfreq(fd, unix.TUNSETIFF, req)
-		}
-		if err == nil {
-			err = unix.SetNonblock(fd, true)
-		}
-		file = os.NewFile(uintptr(fd), name)
-		return err
-	})
-	t.Cleanup(func() { _ = file.Close() })
-	s.Run(t, "ip", "link", "set", name, "addrgenmode", "none", "up")
-	return file
 }
 
 // exchange sends a message from the space and waits until it is back.

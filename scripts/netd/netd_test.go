@@ -33,7 +33,7 @@ func TestStartClearsClsact(t *testing.T) {
 func TestJoinAndLeave(t *testing.T) {
 	nettest.Require(t, "tc")
 	s, _ := nettest.Pair(t)
-	tun(t, "v4-wlan0", s)
+	nettest.QuietTun(t, s, "v4-wlan0")
 	var log strings.Builder
 	n := start(t, s, Options{Log: logTo(&log)})
 

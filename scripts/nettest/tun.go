@@ -3,6 +3,7 @@
 package nettest
 
 import (
+	"errors"
 	"os"
 	"testing"
 
@@ -12,30 +13,14 @@ import (
 // OpenTun makes a tun device, whose packets begin with the IP header, and reads what the kernel sends through it.
 func OpenTun(t testing.TB, s Space, name string) *os.File {
 	t.Helper()
-	var tun *os.File
-	s.Must(t, func() error {
-		fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
-		if err != nil {
-			return err
-		}
-		tun = os.NewFile(uintptr(fd), name)
-		req, err := unix.NewIfreq(name)
-		if err != nil {
-			return err
-		}
-		req.SetUint16(unix.IFF_TUN | unix.IFF_NO_PI)
-		return unix.IoctlIfreq(fd, unix.TUNSETIFF, req)
-	})
-	read := make(chan struct{})
-	// Only now can it be polled (drivers/net/tun.c tun_chr_poll), so the one above must not be read from.
-	fd, err := unix.Dup(int(tun.Fd()))
-	if err == nil {
-		err = unix.SetNonblock(fd, true)
-	}
+	fd := device(t, s, name)
+	// A file of its own: whoever asks for the number of the one that is returned makes that block.
+	other, err := unix.Dup(fd)
 	if err != nil {
 		t.Fatal(err)
 	}
-	reader := os.NewFile(uintptr(fd), name)
+	tun, reader := os.NewFile(uintptr(fd), name), os.NewFile(uintptr(other), name)
+	read := make(chan struct{})
 	go func() {
 		defer close(read)
 		b := make([]byte, 64<<10)
@@ -50,6 +35,41 @@ func OpenTun(t testing.TB, s Space, name string) *os.File {
 		_ = reader.Close()
 		<-read
 	})
-	s.Run(t, "ip", "link", "set", name, "addrgenmode", "none", "up")
+	up(t, s, name)
 	return tun
+}
+
+// QuietTun makes one that nobody reads from yet.
+func QuietTun(t testing.TB, s Space, name string) *os.File {
+	t.Helper()
+	tun := os.NewFile(uintptr(device(t, s, name)), name)
+	t.Cleanup(func() { _ = tun.Close() })
+	up(t, s, name)
+	return tun
+}
+
+// device returns the file descriptor of a new tun device, for an os.File that may be closed while it is read from. It can be
+// polled only once it has its name (drivers/net/tun.c tun_chr_poll), so it becomes one last.
+func device(t testing.TB, s Space, name string) (fd int) {
+	t.Helper()
+	s.Must(t, func() (err error) {
+		if fd, err = unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0); err != nil {
+			return err
+		}
+		req, err := unix.NewIfreq(name)
+		if err == nil {
+			req.SetUint16(unix.IFF_TUN | unix.IFF_NO_PI)
+			err = unix.IoctlIfreq(fd, unix.TUNSETIFF, req)
+		}
+		if err != nil {
+			err = errors.Join(err, unix.Close(fd))
+		}
+		return err
+	})
+	return fd
+}
+
+func up(t testing.TB, s Space, name string) {
+	t.Helper()
+	s.Run(t, "ip", "link", "set", name, "addrgenmode", "none", "up")
 }
