@@ -22,14 +22,7 @@ type Link struct {
 // Links returns the interfaces of the calling thread's network namespace by ascending index. Where they change each time
 // that they are read, some may be missing.
 func Links() ([]Link, error) {
-	var raw [][]byte
-	var err error
-	for range 5 {
-		raw, err = ask(unix.RTM_GETLINK, unix.NLM_F_DUMP, make([]byte, unix.SizeofIfInfomsg)) // AF_UNSPEC
-		if !errors.Is(err, ErrInterrupted) {
-			break
-		}
-	}
+	raw, err := List(unix.RTM_GETLINK, make([]byte, unix.SizeofIfInfomsg)) // AF_UNSPEC
 	if err != nil && !errors.Is(err, ErrInterrupted) {
 		return nil, fmt.Errorf("list interfaces: %w", err)
 	}

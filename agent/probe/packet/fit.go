@@ -41,11 +41,7 @@ func (k *keeper) fit(ifc android.Interface) (wire, error) {
 		k.unfit[fitting{expr, w}] = err
 		return w, misfit{fmt.Errorf("%s: %w", without(ifc), err)}
 	}
-	for _, l := range k.lanes() {
-		f := l.filters.clone()
-		f.of[w] = c.of[w]
-		l.change(f)
-	}
+	k.edit(func(f *filters) { f.of[w] = c.of[w] })
 	return w, nil
 }
 
@@ -80,11 +76,7 @@ func (k *keeper) rewire(t *tap) error {
 	}
 	t.wire = w
 	k.changes++
-	for _, l := range k.lanes() {
-		f := l.filters.clone()
-		f.wires[t.ifc.Index] = w
-		l.change(f)
-	}
+	k.edit(func(f *filters) { f.wires[t.ifc.Index] = w })
 	k.target.Log.Info(fmt.Sprintf("%s has another netmask: its filter is for %08x from now on", t.name, w.netmask))
 	return nil
 }

@@ -114,7 +114,7 @@ func (k *keeper) start() error {
 	if k.selection.internet {
 		k.target.Log.Warn(internet + " is " + k.describeUplinks(links))
 	}
-	k.sayLanes(k.target)
+	k.sayLanes(k.target.Log)
 	return nil
 }
 
@@ -343,11 +343,7 @@ func (k *keeper) add(ifc android.Interface) error {
 	if fresh {
 		k.target.Emit(k.describe(p))
 	}
-	for _, l := range k.lanes() {
-		f := l.filters.clone()
-		f.wires[ifc.Index] = w
-		l.change(f)
-	}
+	k.edit(func(f *filters) { f.wires[ifc.Index] = w })
 	t := &tap{port: p, ifc: ifc, wire: w}
 	if err := k.attach(t, k.target.Plan.Hooks); err != nil {
 		k.ports.leave(ifc.Index, boottime.Now(), false)

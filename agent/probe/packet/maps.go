@@ -135,13 +135,11 @@ func (s *source) fold(now time.Duration) error {
 		return err
 	}
 	s.ports.forget(stale)
-	for _, l := range s.lanes() {
-		f := l.filters.clone()
+	s.edit(func(f *filters) {
 		for _, index := range stale {
 			delete(f.wires, int(index))
 		}
-		l.change(f)
-	}
+	})
 	return err
 }
 
@@ -207,6 +205,13 @@ func (s *source) statistics(p *port) (st pcapng.Statistics, sum counts, refused 
 		Accepted:  sum.Received - min(refused, sum.Received),
 		Dropped:   sum.Dropped,
 	}, sum, refused, err
+}
+
+// comment is a comment on an interface for the file, about packets since a time, with what was counted so far.
+func (s *source) comment(p *port, since time.Time, text string) *pcapng.Statistics {
+	st, _, _, _ := s.statistics(p) // what fails here fails at the end again, and is reported then
+	st.Time, st.Comment = since.UnixNano(), text
+	return &st
 }
 
 // Counts reads what the programs counted.

@@ -169,12 +169,10 @@ func (k *keeper) gap(p *port, missing time.Duration, text string) {
 	k.target.Log.Warn(text) // each is another, though two may be of the same length
 }
 
-// note writes a comment on an interface into the file, with what was counted so far. It is about packets since a time of the boot clock:
-// some of them may be on their way.
+// note writes a comment on an interface into the file. It is about packets since a time of the boot clock: some of them may be on
+// their way.
 func (k *keeper) note(p *port, since time.Duration, text string) {
-	st, _, _, _ := k.statistics(p) // what fails here fails at the end again, and is reported then
-	st.Time, st.Comment = time.Now().Add(since-boottime.Now()).UnixNano(), text
-	k.target.Emit(&st)
+	k.target.Emit(k.comment(p, time.Now().Add(since-boottime.Now()), text))
 }
 
 // round makes a duration readable.

@@ -62,6 +62,15 @@ func (l *lane) change(to filters) {
 	l.decoder.judge.Store(&j)
 }
 
+// edit gives the readers of both lanes other filters.
+func (s *source) edit(change func(*filters)) {
+	for _, l := range s.lanes() {
+		f := l.filters.clone()
+		change(&f)
+		l.change(f)
+	}
+}
+
 func fromFlags(c *cli.Context) (plugin.Source, error) {
 	o, err := parse(c)
 	if err != nil {

@@ -105,7 +105,7 @@ func (c *change) Commit(coll *ebpf.Collection, emit func(pcapng.Block)) error {
 		prog.Close() // those of the old filter
 	}
 	s.programs, coll.Programs = coll.Programs, nil
-	s.sayLanes(plugin.Target{Log: c.log})
+	s.sayLanes(c.log)
 	c.note(emit)
 	return nil
 }
@@ -142,16 +142,14 @@ func (c *change) swap(coll *ebpf.Collection) error {
 
 // note writes into the file, for each interface, from when on the new filter holds, with the counters so far.
 func (c *change) note(emit func(pcapng.Block)) {
-	now := time.Now().UnixNano()
+	now := time.Now()
 	for _, t := range c.taps {
-		st, _, _, _ := c.statistics(t.port) // what fails here fails at the end again, and is reported then
-		st.Time, st.Comment = now, "from here on the filter is: "+c.next.expr
-		emit(&st)
+		emit(c.comment(t.port, now, "from here on the filter is: "+c.next.expr))
 	}
 }
 
 // sayLanes tells of each lane that is in use how it filters.
-func (s *source) sayLanes(t plugin.Target) {
+func (s *source) sayLanes(log *slog.Logger) {
 	used := map[point]bool{}
 	for _, tap := range s.taps {
 		for _, h := range tap.hooked {
@@ -159,13 +157,13 @@ func (s *source) sayLanes(t plugin.Target) {
 		}
 	}
 	if used[ingress] || used[egress] {
-		s.sayForm(s.classifiers.filters, ingress, t.Log)
+		s.sayForm(s.classifiers.filters, ingress, log)
 	}
 	if used[socket] {
-		s.sayForm(s.sockets.filters, socket, t.Log)
+		s.sayForm(s.sockets.filters, socket, log)
 	}
 	if used[socket] && len(s.uids) > 0 {
-		t.Log.Warn("a packet socket does not tell the owner of a packet: the kernel is asked for its socket afterwards; " +
+		log.Warn("a packet socket does not tell the owner of a packet: the kernel is asked for its socket afterwards; " +
 			"packets of a socket that was closed before are left out and counted")
 	}
 }
