@@ -142,11 +142,11 @@ func attachClsact(ifc android.Interface, dir Direction, prog *ebpf.Program, refu
 
 // ensureClsact sees to a qdisc at ffff: that can hold the filter, and says whether it had to create it.
 func ensureClsact(ifc android.Interface, dir Direction, me owner) (created bool, err error) {
-	kinds, err := qdiscs()
+	there, err := qdiscs()
 	if err != nil {
 		return false, err
 	}
-	if missing, err := lacksClsact(ifc, dir, kinds[ifc.Index]); !missing || err != nil {
+	if missing, err := lacksClsact(ifc, dir, there[ifc.Index].kind); !missing || err != nil {
 		return false, err
 	}
 	switch err = addClsact(ifc.Index, me); {
@@ -203,9 +203,9 @@ func add(ifc android.Interface, dir Direction, prog *ebpf.Program, me owner, ref
 		return f, nil
 	}
 	// Somebody may have put an ingress qdisc in the place of the clsact since that was looked at: it runs the filter at ingress.
-	kinds, err := qdiscs()
+	now, err := qdiscs()
 	if err == nil {
-		_, err = lacksClsact(ifc, dir, kinds[ifc.Index])
+		_, err = lacksClsact(ifc, dir, now[ifc.Index].kind)
 	}
 	if err != nil {
 		if undo := f.delete(); !gone(undo) {

@@ -4,11 +4,7 @@ package hook
 
 import (
 	"encoding/binary"
-	"errors"
-	"fmt"
 	"io/fs"
-
-	"golang.org/x/sys/unix"
 
 	"droidtap/agent/rtnl"
 )
@@ -50,24 +46,5 @@ func parseLabel(stab []byte) (label, bool) {
 
 // dead is owner's.
 func (l label) dead(proc fs.FS, ours uint64) bool {
-	if l.ns != uint32(ours) {
-		return false
-	}
-	start, err := startTime(proc, int(l.pid))
-	return errors.Is(err, errNoProcess) || err == nil && uint32(start) != l.start
-}
-
-// labels returns, by ifindex, those of the clsacts that processes of ours created.
-func labels() (map[int]label, error) {
-	all, err := dump(unix.RTM_GETQDISC, tcmsg{})
-	if err != nil {
-		return nil, fmt.Errorf("list qdiscs: %w", err)
-	}
-	of := map[int]label{}
-	for _, e := range all {
-		if l, ok := parseLabel(e.stab); ok && e.parent == parentClsact {
-			of[int(e.ifindex)] = l
-		}
-	}
-	return of, nil
+	return l.ns == uint32(ours) && dead(proc, int(l.pid), func(start uint64) bool { return uint32(start) == l.start })
 }

@@ -47,11 +47,11 @@ func (o Other) String() string {
 // Look finds out what is attached to an interface, without attaching anything. It is looked up in the network
 // namespace of the calling thread.
 func Look(ifc android.Interface) (Seen, error) {
-	kinds, err := qdiscs()
+	there, err := qdiscs()
 	if err != nil {
 		return Seen{}, err
 	}
-	return look(ifc, kinds[ifc.Index])
+	return look(ifc, there[ifc.Index].kind)
 }
 
 // look is Look where the kind of the qdisc at ffff: is known.
@@ -123,24 +123,26 @@ func programName(id ebpf.ProgramID) string {
 	return number
 }
 
-// Policed tells whether Android's limit of the download rate is here, which wants preference 1 of ingress for itself
+// Policed tells whether Android's limit of the download rate is on an interface, which wants preference 1 of ingress for itself
 // (ConnectivityService TC_PRIO_POLICE, a matchall filter).
-func (s Seen) Policed() bool { return policed(s.there[Ingress]) }
+func Policed(ifindex int) (bool, error) {
+	incoming, err := filters(ifindex, Ingress)
+	return policed(incoming), err
+}
 
 func policed(incoming []filter) bool {
 	return slices.ContainsFunc(incoming, func(f filter) bool { return f.pref == prefFirst && f.kind == "matchall" })
 }
 
-// Policed tells whether that limit is on any interface of this network namespace: then it may come to another.
-func Policed() (bool, error) {
-	kinds, err := qdiscs()
+// AnyPoliced tells whether that limit is on any interface of this network namespace: then it may come to another.
+func AnyPoliced() (bool, error) {
+	there, err := qdiscs()
 	if err != nil {
 		return false, err
 	}
-	for ifindex := range kinds {
-		fs, err := filters(ifindex, Ingress)
-		if err != nil || policed(fs) {
-			return err == nil, err
+	for ifindex := range there {
+		if yes, err := Policed(ifindex); yes || err != nil {
+			return yes, err
 		}
 	}
 	return false, nil

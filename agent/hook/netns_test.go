@@ -228,9 +228,9 @@ func (n *network) foreignTCX(t *testing.T, dir Direction) *counter {
 // qdisc returns the kind of the qdisc at ffff:, or "".
 func qdisc(t *testing.T, ifc android.Interface) string {
 	t.Helper()
-	kinds, err := qdiscs()
+	there, err := qdiscs()
 	must(t, err)
-	return kinds[ifc.Index]
+	return there[ifc.Index].kind
 }
 
 func attach(t *testing.T, kind plan.Hook, ifc android.Interface, dir Direction, c *counter) io.Closer {

@@ -89,11 +89,13 @@ func startTime(proc fs.FS, pid int) (uint64, error) {
 // dead says whether the process is certainly gone; where /proc will not tell, it is taken to live, as are those of
 // another pid namespace than ours.
 func (o owner) dead(proc fs.FS, ours uint64) bool {
-	if o.ns != ours {
-		return false
-	}
-	start, err := startTime(proc, o.pid)
-	return errors.Is(err, errNoProcess) || err == nil && start != o.start
+	return o.ns == ours && dead(proc, o.pid, func(start uint64) bool { return start == o.start })
+}
+
+// dead is owner's for a process of our own pid namespace, which is known by its start.
+func dead(proc fs.FS, pid int, known func(start uint64) bool) bool {
+	start, err := startTime(proc, pid)
+	return errors.Is(err, errNoProcess) || err == nil && !known(start)
 }
 
 // self returns this process as an owner.

@@ -43,7 +43,7 @@ func Survey(sys fs.FS, hooks []plan.Hook) ([]Surveyed, error) {
 	if err != nil {
 		return nil, err
 	}
-	kinds, err := qdiscs()
+	there, err := qdiscs()
 	if err != nil {
 		return nil, err
 	}
@@ -52,7 +52,7 @@ func Survey(sys fs.FS, hooks []plan.Hook) ([]Surveyed, error) {
 		s := Surveyed{Interface: ifc, Addresses: addresses[ifc.Index], DefaultRoute: routes[ifc.Index], Err: ErrUnsupported}
 		if ifc.Framing() != android.Unsupported {
 			var seen Seen
-			if seen, s.Err = look(ifc, kinds[ifc.Index]); s.Err == nil {
+			if seen, s.Err = look(ifc, there[ifc.Index].kind); s.Err == nil {
 				s.Choice, s.Others = seen.Choose(hooks), seen.Others
 			}
 		}

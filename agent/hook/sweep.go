@@ -18,24 +18,18 @@ import (
 // filters, and the clsact they created if nothing is left in it. It returns a line for each thing removed, and goes on
 // after an error. What processes of another pid namespace made is left alone.
 func Sweep() ([]string, error) {
-	kinds, err := qdiscs()
-	if err != nil {
-		return nil, fmt.Errorf("sweep: %w", err)
-	}
-	makers, err := labels()
+	there, err := qdiscs()
 	if err != nil {
 		return nil, fmt.Errorf("sweep: %w", err)
 	}
 	var lines []string
 	var errs []error
-	for _, ifindex := range slices.Sorted(maps.Keys(kinds)) {
+	for _, ifindex := range slices.Sorted(maps.Keys(there)) {
 		name := fmt.Sprintf("interface %d", ifindex)
 		if d, err := rtnl.Get(ifindex); err == nil {
 			name = d.Name
 		}
-		maker, ours := makers[ifindex]
-		made := ours && maker.dead(os.DirFS("/proc"), pidNamespace())
-		removed, err := sweep(os.DirFS("/proc"), android.Interface{Index: ifindex, Name: name}, kinds[ifindex], made)
+		removed, err := sweep(os.DirFS("/proc"), android.Interface{Index: ifindex, Name: name}, there[ifindex])
 		lines = append(lines, removed...)
 		if err != nil {
 			errs = append(errs, fmt.Errorf("sweep %s: %w", name, err))
@@ -44,10 +38,11 @@ func Sweep() ([]string, error) {
 	return lines, errors.Join(errs...)
 }
 
-// sweep does one interface; kind is that of its qdisc, and made tells that such a process created it.
-func sweep(proc fs.FS, ifc android.Interface, kind string, made bool) (lines []string, err error) {
+// sweep does one interface, which has the qdisc.
+func sweep(proc fs.FS, ifc android.Interface, qdisc holder) (lines []string, err error) {
+	made := qdisc.ours && qdisc.maker.dead(proc, pidNamespace())
 	dirs := []Direction{Ingress, Egress}
-	if kind != "clsact" {
+	if qdisc.kind != "clsact" {
 		dirs = dirs[:1]
 	}
 	for _, dir := range dirs {

@@ -117,19 +117,28 @@ func parseEntry(b []byte) (entry, error) {
 	}, nil
 }
 
-// qdiscs returns, by ifindex, the kind of the qdisc at ffff: (clsact or ingress); an interface without has no entry.
-func qdiscs() (map[int]string, error) {
+// holder is the qdisc at ffff:, in which filters hang.
+type holder struct {
+	kind  string // clsact or ingress
+	ours  bool   // created by a process of ours
+	maker label  // which one
+}
+
+// qdiscs returns, by ifindex, the qdisc at ffff:; an interface without has no entry.
+func qdiscs() (map[int]holder, error) {
 	all, err := dump(unix.RTM_GETQDISC, tcmsg{})
 	if err != nil {
 		return nil, fmt.Errorf("list qdiscs: %w", err)
 	}
-	kinds := map[int]string{}
+	of := map[int]holder{}
 	for _, e := range all {
 		if e.parent == parentClsact {
-			kinds[int(e.ifindex)] = e.kind
+			h := holder{kind: e.kind}
+			h.maker, h.ours = parseLabel(e.stab)
+			of[int(e.ifindex)] = h
 		}
 	}
-	return kinds, nil
+	return of, nil
 }
 
 // filters returns all filters of one direction, none where the qdisc or the interface is missing. An old ingress
@@ -222,8 +231,8 @@ func deleteEmpty(ifc android.Interface) (bool, error) {
 		}
 	}
 	// Who created it may have lost it since to somebody who made another.
-	of, err := labels()
-	if _, ours := of[ifc.Index]; err != nil || !ours {
+	there, err := qdiscs()
+	if err != nil || !there[ifc.Index].ours {
 		return false, err
 	}
 	err = rtnl.Do(unix.RTM_DELQDISC, 0, rtnl.AppendAttribute(clsact(ifc.Index).bytes(), unix.TCA_KIND, zeroTerminated("clsact")))

@@ -16,7 +16,6 @@ import (
 
 	"droidtap/agent/boottime"
 	"droidtap/agent/hook"
-	"droidtap/agent/plan"
 	"droidtap/agent/plugin"
 	"droidtap/agent/rtnl"
 	"droidtap/android"
@@ -35,7 +34,8 @@ type keeper struct {
 	inet    []int              // the uplinks, as they were seen last
 	away    map[string]absence // names that were captured and are not
 	said    map[string]string  // by interface, the last warning: what repeats itself is said once
-	policed bool               // Android's limit of the download rate was seen
+	sought  bool               // whether Android limits the download rate of any interface was asked
+	policed bool               // it does: that was seen
 	unfit   map[fitting]error  // why: so that it is not compiled again at each tick
 }
 
@@ -87,9 +87,6 @@ func (k *keeper) start() error {
 	links, err := k.look()
 	if err != nil {
 		return err
-	}
-	if slices.Contains(k.target.Plan.Hooks, plan.TC) {
-		k.policed, _ = hook.Policed() // what cannot be asked is no obstacle
 	}
 	var errs []error
 	for _, ifc := range k.wanted(links) {
@@ -288,17 +285,8 @@ func (k *keeper) describeUplinks(links []rtnl.Link) string {
 	return text
 }
 
-// seekLimit looks whether Android limits the download rate of an interface: then it does so of others, too.
-func (k *keeper) seekLimit(ifc android.Interface) {
-	if !k.policed && slices.Contains(k.target.Plan.Hooks, plan.TC) {
-		seen, err := hook.Look(ifc)
-		k.policed = err == nil && seen.Policed()
-	}
-}
-
 // appear captures an interface that was not there, or not wanted, before.
 func (k *keeper) appear(ifc android.Interface, noticed time.Duration, moved bool) {
-	k.seekLimit(ifc)
 	switch err := k.add(ifc); {
 	case errors.Is(err, unix.ENODEV): // it is gone again, which the next change tells
 		k.target.Log.Debug("not captured", "interface", ifc.Name, "because", err)

@@ -21,9 +21,6 @@ import (
 // check puts back what somebody took away from an interface, and moves ahead of what was put ahead of ours.
 func (k *keeper) check(t *tap, noticed time.Duration) error {
 	t.due = false
-	if t.at != plan.TCX {
-		k.seekLimit(t.ifc)
-	}
 	lost, hidden, err := t.inspect()
 	if lost && err == nil {
 		// What was looked at first may have gone with the other, since: that is one gap, and not two.
@@ -34,6 +31,11 @@ func (k *keeper) check(t *tap, noticed time.Duration) error {
 		return fmt.Errorf("look at %s: %w", t.name, err)
 	case lost:
 		return k.mend(t, noticed, "somebody removed our "+string(t.at)+" filter")
+	}
+	if t.at != plan.TCX {
+		k.seekLimit(t.ifc)
+	}
+	switch {
 	case hidden == "":
 		t.hidden = ""
 	case hidden != t.hidden && noticed < t.rest:

@@ -129,6 +129,9 @@ func (k *keeper) attachBy(t *tap, at plan.Hook, last bool) error {
 	if at == plan.Packet {
 		return k.attachSocket(t)
 	}
+	if at == plan.TC {
+		k.seekLimit(t.ifc)
+	}
 	if at == plan.TC && k.policed && !last {
 		return behindOthers{"preference 1 at ingress is left to Android's limit of the download rate, a matchall filter, which was seen"}
 	}
@@ -173,6 +176,19 @@ func (k *keeper) attachBy(t *tap, at plan.Hook, last bool) error {
 	t.hooked = append(t.hooked, made...)
 	t.hidden = warnings(t.hooked)
 	return nil
+}
+
+// seekLimit looks whether Android limits the download rate: of any interface the first time, and then of one. Where it does so of one, it
+// may of others. What cannot be asked is no obstacle.
+func (k *keeper) seekLimit(ifc android.Interface) {
+	switch {
+	case k.policed:
+	case k.sought:
+		k.policed, _ = hook.Policed(ifc.Index)
+	default:
+		k.sought = true
+		k.policed, _ = hook.AnyPoliced()
+	}
 }
 
 // program returns the program of a lane for a wire and a point. It is loaded where it is not yet.
