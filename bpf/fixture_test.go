@@ -24,7 +24,7 @@ import (
 // against the objects' BTF.
 
 type event struct {
-	Time                      uint64
+	Time, Cgroup              uint64
 	Ifindex, Len, Caplen, UID uint32
 	VlanTCI                   uint16
 	VlanProto                 [2]byte // big endian
@@ -32,7 +32,10 @@ type event struct {
 	_                         [3]uint8
 }
 
-type settings struct{ Snaplen, Directions, Owner, Wakeup, LoopbackOnce uint32 }
+type settings struct {
+	Snaplen, Directions, Owner, Wakeup, LoopbackOnce, Others, Unattributed uint32
+	SockUID, SockCgroup, CgroupNode, NodeID                                uint32
+}
 
 type counts struct{ In, Out, Received, Dropped, Unattributed uint64 }
 

@@ -124,7 +124,7 @@ func TestOwner(t *testing.T) {
 			t.Run(c.rule, func(t *testing.T) {
 				s.enter(t)
 				o := start(t, name, config{
-					settings:   settings{Snaplen: 64, Directions: both, Owner: 1},
+					settings:   settings{Snaplen: 64, Directions: both, Owner: 2},
 					interfaces: []uint32{0, c.ifindex}, uids: c.uids,
 				})
 				for f, uid := range c.known {

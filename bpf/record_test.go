@@ -18,7 +18,7 @@ const maxRun = 3712
 
 var runSizes = []int{14, 15, 60, 63, 64, 65, 95, 96, 97, 127, 128, 129, 511, 512, 513, 1500, 2047, 2048, 2049, maxRun - 1, maxRun}
 
-const eventSize = 32
+const eventSize = 40
 
 // recordSize is the size of a record of caplen bytes: in a ring buffer that of its
 // class, and in a perf buffer that of its bytes and what makes it a multiple of 8

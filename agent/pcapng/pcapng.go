@@ -56,9 +56,18 @@ type Packet struct {
 	Data      []byte // as captured, from the link type's first byte; at most 262,144 bytes are written
 	Length    uint32 // original, bytes on the wire; taken as len(Data) if that is more
 	Direction Direction
-	UID       uint32 // for enrichers; not written
 	Comments  []string
+
+	// The owner, as the programs told it, for whoever names it in Comments; not written.
+	UID    uint32 // UIDUnknown and UIDNone are none
+	Cgroup uint64 // id of the cgroup of version 2 in which the owner's socket was made; 0: unknown
 }
+
+// What stands for the owner of a packet that has none: UID_UNKNOWN and UID_NONE of bpf/src/agent.h.
+const (
+	UIDUnknown = 0xffffffff // it may be found out
+	UIDNone    = 0xfffffffe // it has no owner: the kernel made it, forwards it or takes it for nobody
+)
 
 // Statistics are the counters of one interface over the time of the capture.
 type Statistics struct {

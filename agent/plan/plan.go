@@ -53,6 +53,7 @@ type Kernel struct {
 	TCX     error // BPF_TCX_INGRESS, BPF_TCX_EGRESS
 	TC      error // clsact and cls_bpf; nil as well where only an attach tells
 	Socket  error // packet sockets with a bpf filter; nil as well where only an open tells
+	Cgroup  error // bpf_skb_cgroup_id in a classifier
 	Types   error // offsets in the kernel's structs, found to be right
 }
 

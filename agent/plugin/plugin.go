@@ -100,6 +100,17 @@ type Change interface {
 	Commit(coll *ebpf.Collection, emit func(pcapng.Block)) error
 }
 
+// Settler is what a Source may also be: what it has to tell of some blocks is known a little after they were decoded.
+type Settler interface {
+	// Settle completes blocks in place, one after the other, and sets those to nil that are not to be written after all. It
+	// returns how many it has done with. For the others it is called again some milliseconds later, and at the end or where too
+	// many wait with last, upon which it has done with all. It is called from one goroutine only for each ring.
+	Settle(blocks []pcapng.Block, last bool) (done int)
+}
+
+// Typer is what a Source may also be: one that uses the kernel's types where they hold, and does without where they do not.
+type Typer interface{ WantsTypes() bool }
+
 // Counter is what a Source may also be: it reports what its programs counted
 // in the kernel. It is called while the source runs, and at last after Close, before the
 // collection is closed.
@@ -132,6 +143,8 @@ type Stream struct {
 	// Decode is as in Source; it is called from one goroutine only, which is not
 	// that of other streams.
 	Decode func(raw []byte) (pcapng.Block, error)
+	// Settle is as in Settler. It may be nil.
+	Settle func(blocks []pcapng.Block, last bool) (done int)
 }
 
 // Ring is records on their way from the kernel.

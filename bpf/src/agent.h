@@ -16,7 +16,8 @@
 #include <bpf/bpf_helpers.h>
 #include <bpf/bpf_endian.h>
 
-#define UID_UNKNOWN 0xffffffffU
+#define UID_UNKNOWN 0xffffffffU /* the agent may find it out */
+#define UID_NONE    0xfffffffeU /* it has no owner: the kernel made it, forwards it or takes it for nobody */
 
 enum direction {
 	INGRESS = 1,
@@ -25,24 +26,38 @@ enum direction {
 
 /* The head of a record; caplen bytes of packet follow it. Go: packet.event. */
 struct event {
-	__u64 time; /* ns, boot clock, or the monotonic one: see plan.Clock */
+	__u64 time;   /* ns, boot clock, or the monotonic one: see plan.Clock */
+	__u64 cgroup; /* id of the cgroup, version 2, where the owner's socket was made; 0: unknown */
 	__u32 ifindex;
 	__u32 len;    /* bytes of the packet on the wire, hardware VLAN tag not counted */
 	__u32 caplen; /* bytes that follow */
-	__u32 uid;    /* owner, or UID_UNKNOWN */
+	__u32 uid;    /* owner, UID_UNKNOWN or UID_NONE */
 	__u16 vlan_tci;
 	__be16 vlan_proto; /* TPID of the tag that the hardware holds, 0: no tag */
 	__u8 direction;	   /* enum direction */
 	__u8 pad[3];
 };
 
+enum owner {
+	OWNER_IGNORE = 0, /* nobody asks whose a packet is */
+	OWNER_TELL = 1,	  /* record it */
+	OWNER_FILTER = 2, /* and leave out packets by it, as the map of uids says */
+};
+
 /* What user space decides before the load. Go: packet.settings. */
 struct settings {
 	__u32 snaplen;	     /* 1 to 262144 */
 	__u32 directions;    /* enum direction, or-ed: what to record */
-	__u32 owner;	     /* 1: only packets of the uids in the map of that name */
+	__u32 owner;	     /* enum owner */
 	__u32 wakeup;	     /* bytes in the ring from which on each record wakes the reader */
 	__u32 loopback_once; /* 1: record what loopback sends only where it comes in */
+	__u32 others;	     /* 1: uids that the map does not name pass */
+	__u32 unattributed;  /* 1: packets without an owner pass */
+	/* Offsets in the kernel's structs, in bytes; 0: unknown. */
+	__u32 sock_uid;	   /* sock.sk_uid */
+	__u32 sock_cgroup; /* the pointer in sock.sk_cgrp_data */
+	__u32 cgroup_node; /* cgroup.kn */
+	__u32 node_id;	   /* kernfs_node.id */
 };
 
 #ifdef HAVE_RODATA

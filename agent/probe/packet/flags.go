@@ -12,6 +12,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"droidtap/agent/filter"
+	"droidtap/agent/pcapng"
 	"droidtap/agent/plugin"
 )
 
@@ -137,8 +138,8 @@ func parseUIDs(list []string) ([]uint32, error) {
 	var uids []uint32
 	for _, s := range list {
 		n, err := strconv.ParseUint(strings.TrimSpace(s), 10, 32)
-		if err != nil || n == UIDUnknown {
-			return nil, plugin.Usagef("--uid %q: a user id is a number from 0 to %d", s, UIDUnknown-1)
+		if err != nil || n == pcapng.UIDUnknown {
+			return nil, plugin.Usagef("--uid %q: a user id is a number from 0 to %d", s, pcapng.UIDUnknown-1)
 		}
 		if uid := uint32(n); !slices.Contains(uids, uid) {
 			uids = append(uids, uid)

@@ -19,10 +19,23 @@ import (
 type settings struct {
 	Snaplen      uint32 // bytes of a packet to record
 	Directions   uint32 // recordIngress, recordEgress
-	Owner        uint32 // 1: only packets of the uids in the map
+	Owner        uint32 // ownerIgnore, ownerTell or ownerFilter
 	Wakeup       uint32 // bytes that may wait in the ring
 	LoopbackOnce uint32 // 1: record what the loopback interface sends only where it comes in
+	Others       uint32 // 1: uids that the map does not name pass
+	Unattributed uint32 // 1: packets without an owner pass
+	SockUID      uint32 // offsets in the kernel's structs, in bytes; 0: unknown
+	SockCgroup   uint32
+	CgroupNode   uint32
+	NodeID       uint32
 }
+
+// enum owner of bpf/src/agent.h.
+const (
+	ownerIgnore = iota
+	ownerTell
+	ownerFilter
+)
 
 // counts mirrors struct counts of bpf/src/packet.bpf.c: packets of one interface.
 type counts struct {
@@ -37,7 +50,7 @@ const mostInterfaces = 255
 func (s *source) fillMaps(spec *ebpf.CollectionSpec, wakeup, snaplen uint32) error {
 	set := settings{Snaplen: snaplen, Directions: s.directions, Wakeup: wakeup}
 	if len(s.uids) > 0 {
-		set.Owner = 1
+		set.Owner = ownerFilter
 	}
 	if s.directions&recordIngress != 0 {
 		set.LoopbackOnce = 1

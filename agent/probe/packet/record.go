@@ -16,6 +16,7 @@ import (
 // bytes in a record. TestABI holds the two together.
 type event struct {
 	Time      uint64
+	Cgroup    uint64
 	Ifindex   uint32
 	Len       uint32
 	Caplen    uint32
@@ -26,10 +27,7 @@ type event struct {
 	Pad       [3]uint8
 }
 
-const eventSize = 32
-
-// UIDUnknown is the owner of a packet whose owner the kernel did not tell.
-const UIDUnknown = 0xffffffff
+const eventSize = 40
 
 // Directions as bpf/src/agent.h numbers them.
 const (
@@ -44,13 +42,14 @@ func parseEvent(raw []byte) (e event, ok bool) {
 	le := binary.LittleEndian
 	e = event{
 		Time:      le.Uint64(raw),
-		Ifindex:   le.Uint32(raw[8:]),
-		Len:       le.Uint32(raw[12:]),
-		Caplen:    le.Uint32(raw[16:]),
-		UID:       le.Uint32(raw[20:]),
-		VlanTCI:   le.Uint16(raw[24:]),
-		VlanProto: [2]byte(raw[26:28]),
-		Direction: raw[28],
+		Cgroup:    le.Uint64(raw[8:]),
+		Ifindex:   le.Uint32(raw[16:]),
+		Len:       le.Uint32(raw[20:]),
+		Caplen:    le.Uint32(raw[24:]),
+		UID:       le.Uint32(raw[28:]),
+		VlanTCI:   le.Uint16(raw[32:]),
+		VlanProto: [2]byte(raw[34:36]),
+		Direction: raw[36],
 	}
 	return e, true
 }
@@ -59,13 +58,14 @@ func parseEvent(raw []byte) (e event, ok bool) {
 func (e event) put(to []byte) {
 	le := binary.LittleEndian
 	le.PutUint64(to, e.Time)
-	le.PutUint32(to[8:], e.Ifindex)
-	le.PutUint32(to[12:], e.Len)
-	le.PutUint32(to[16:], e.Caplen)
-	le.PutUint32(to[20:], e.UID)
-	le.PutUint16(to[24:], e.VlanTCI)
-	copy(to[26:], e.VlanProto[:])
-	copy(to[28:], []byte{e.Direction, 0, 0, 0})
+	le.PutUint64(to[8:], e.Cgroup)
+	le.PutUint32(to[16:], e.Ifindex)
+	le.PutUint32(to[20:], e.Len)
+	le.PutUint32(to[24:], e.Caplen)
+	le.PutUint32(to[28:], e.UID)
+	le.PutUint16(to[32:], e.VlanTCI)
+	copy(to[34:], e.VlanProto[:])
+	copy(to[36:], []byte{e.Direction, 0, 0, 0})
 }
 
 // decoder makes packets of records.
@@ -191,6 +191,7 @@ func (d *decoder) decode(raw []byte) (*pcapng.Packet, error) {
 		Data:      bytes[:min(len(bytes), d.snaplen)],
 		Length:    e.Len,
 		UID:       e.UID,
+		Cgroup:    e.Cgroup,
 	}
 	switch e.Direction {
 	case recordIngress:

@@ -44,7 +44,7 @@ func testPorts() *ports {
 // raw makes a record as the programs do.
 func raw(e event, bytes string) []byte {
 	le := binary.LittleEndian
-	b := le.AppendUint64(nil, e.Time)
+	b := le.AppendUint64(le.AppendUint64(nil, e.Time), e.Cgroup)
 	for _, v := range []uint32{e.Ifindex, e.Len, e.Caplen, e.UID} {
 		b = le.AppendUint32(b, v)
 	}
@@ -136,13 +136,13 @@ func FuzzDecode(f *testing.F) {
 
 // TestPut writes an event as the kernel does.
 func TestPut(t *testing.T) {
-	want := event{Time: 1 << 60, Ifindex: 7, Len: 1514, Caplen: 96, UID: 10123, VlanTCI: 0x6042, VlanProto: [2]byte{0x81, 0}, Direction: recordEgress}
+	want := event{Time: 1 << 60, Cgroup: 1<<32 | 45, Ifindex: 7, Len: 1514, Caplen: 96, UID: 10123, VlanTCI: 0x6042, VlanProto: [2]byte{0x81, 0}, Direction: recordEgress}
 	raw := bytes.Repeat([]byte{0xff}, eventSize)
 	want.put(raw)
 	if got, ok := parseEvent(raw); !ok || got != want {
 		t.Errorf("%+v, want %+v", got, want)
 	}
-	if !bytes.Equal(raw[29:], []byte{0, 0, 0}) {
-		t.Errorf("padding %x", raw[29:])
+	if !bytes.Equal(raw[37:], []byte{0, 0, 0}) {
+		t.Errorf("padding %x", raw[37:])
 	}
 }

@@ -11,6 +11,7 @@ import (
 
 	"droidtap/agent/afpacket"
 	"droidtap/agent/hook"
+	"droidtap/agent/pcapng"
 	"droidtap/agent/plan"
 	"droidtap/agent/plugin"
 	"droidtap/agent/rtnl"
@@ -143,7 +144,7 @@ func (r *ring) Next(buf []byte, deadline time.Time) ([]byte, error) {
 		Ifindex:   uint32(r.ifc.Index),
 		Len:       p.Length,
 		Caplen:    uint32(len(p.Data)),
-		UID:       UIDUnknown,
+		UID:       pcapng.UIDUnknown,
 		Direction: recordIngress,
 	}
 	if p.Outgoing {
