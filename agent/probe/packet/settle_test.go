@@ -65,9 +65,9 @@ func (w *oracle) OfInode(inode uint32) []process.Process      { return w.holders
 func (w *oracle) Names(uid uint32) []string                   { return w.names[uid] }
 func (w *oracle) Rules(apps.Selection) (apps.Rules, []string) { return w.rules, nil }
 func (w *oracle) Changes() <-chan struct{}                    { return w.changed }
-func is(uid uint32) owner.Answer                             { return owner.Answer{UID: uid, Other: pcapng.UIDNone} }
-func udp(src, dst uint16) []byte                             { return segment(unix.IPPROTO_UDP, src, dst, 0) }
-func tcp(src, dst uint16, flags byte) []byte                 { return segment(unix.IPPROTO_TCP, src, dst, flags) }
+func is(uid uint32) owner.Answer                              { return owner.Answer{UID: uid, Other: pcapng.UIDNone} }
+func udp(src, dst uint16) []byte                              { return segment(unix.IPPROTO_UDP, src, dst, 0) }
+func tcp(src, dst uint16, flags byte) []byte                  { return segment(unix.IPPROTO_TCP, src, dst, flags) }
 
 // segment makes an IPv4 packet from a port of one address to a port of another.
 func segment(protocol uint8, src, dst uint16, flags byte) []byte {
@@ -157,7 +157,7 @@ func TestSettle(t *testing.T) {
 	for _, tc := range []struct {
 		rule    string
 		args    []string
-		oracle   oracle
+		oracle  oracle
 		packets []*pcapng.Packet
 		want    string
 		counts  string // of tun0
