@@ -26,22 +26,22 @@ const (
 // wanted of theirs, and names them. One goroutine uses it.
 type settler struct {
 	*owners
-	ofFlows   recent[flowKey, *named]
+	ofFlows   recent[flowID, *named]
 	ofCgroups recent[cgroupKey, *named]
-	said      recent[flowKey, string] // the last comment on each flow
+	said      recent[flowID, string] // the last comment on each flow
 }
 
 func newSettler(o *owners) *settler {
 	return &settler{
 		owners:    o,
-		ofFlows:   recent[flowKey, *named]{most: recentNames},
+		ofFlows:   recent[flowID, *named]{most: recentNames},
 		ofCgroups: recent[cgroupKey, *named]{most: recentNames},
-		said:      recent[flowKey, string]{most: recentFlows},
+		said:      recent[flowID, string]{most: recentFlows},
 	}
 }
 
-// flowKey is a flow as this machine sees it, its ports in host byte order.
-type flowKey struct {
+// flowID is a flow as this machine sees it, its ports in host byte order.
+type flowID struct {
 	local, remote         [16]byte
 	localPort, remotePort uint16
 	protocol              uint8
@@ -73,18 +73,18 @@ type asked struct {
 	answer owner.Answer // to the question, before it was turned
 	turned bool         // it is about the sender of a packet on the loopback interface
 	parsed bool
-	flow   flowKey
+	flow   flowID
 	syn    bool // it begins a new connection, which may be another's
 	isFlow bool
 }
 
 // key returns the flow of a packet, if it has one.
-func (a *asked) key() (flowKey, bool) {
+func (a *asked) key() (flowID, bool) {
 	if !a.parsed {
 		a.parsed = true
 		var f sockdiag.Flow
 		if f, a.syn, a.isFlow = sockdiag.ParseFlow(a.Packet, a.L2, a.Outgoing); a.isFlow {
-			a.flow = flowKey{f.Local.Addr().As16(), f.Remote.Addr().As16(), f.Local.Port(), f.Remote.Port(), f.Protocol}
+			a.flow = flowID{f.Local.Addr().As16(), f.Remote.Addr().As16(), f.Local.Port(), f.Remote.Port(), f.Protocol}
 		}
 	}
 	return a.flow, a.isFlow

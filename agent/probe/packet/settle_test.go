@@ -33,8 +33,8 @@ type oracle struct {
 	asked   []string // of Find and Inode
 }
 
-// localPort is that of a packet of ours.
-func localPort(q owner.Question) uint16 {
+// portOf is that of a packet of ours.
+func portOf(q owner.Question) uint16 {
 	if q.Outgoing {
 		return binary.BigEndian.Uint16(q.Packet[20:])
 	}
@@ -42,8 +42,8 @@ func localPort(q owner.Question) uint16 {
 }
 
 func (w *oracle) Find(q owner.Question) owner.Answer {
-	w.asked = append(w.asked, fmt.Sprintf("owner of %d", localPort(q)))
-	a, ok := w.answers[localPort(q)]
+	w.asked = append(w.asked, fmt.Sprintf("owner of %d", portOf(q)))
+	a, ok := w.answers[portOf(q)]
 	if !ok {
 		return owner.Answer{UID: pcapng.UIDUnknown, Wait: q.Age < owner.Patience, Other: pcapng.UIDNone}
 	}
@@ -51,8 +51,8 @@ func (w *oracle) Find(q owner.Question) owner.Answer {
 }
 
 func (w *oracle) Inode(q owner.Question) uint32 {
-	w.asked = append(w.asked, fmt.Sprintf("socket of %d", localPort(q)))
-	return w.inodes[localPort(q)]
+	w.asked = append(w.asked, fmt.Sprintf("socket of %d", portOf(q)))
+	return w.inodes[portOf(q)]
 }
 
 func (w *oracle) Android() bool { return w.cgroups != nil }
