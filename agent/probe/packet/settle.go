@@ -3,6 +3,8 @@
 package packet
 
 import (
+	"bytes"
+	"cmp"
 	"slices"
 	"time"
 
@@ -45,6 +47,14 @@ type flowID struct {
 	local, remote         [16]byte
 	localPort, remotePort uint16
 	protocol              uint8
+}
+
+// eitherWay returns the same for both directions of a flow.
+func (f flowID) eitherWay() flowID {
+	if cmp.Or(bytes.Compare(f.local[:], f.remote[:]), cmp.Compare(f.localPort, f.remotePort)) > 0 {
+		return flowID{f.remote, f.local, f.remotePort, f.localPort, f.protocol}
+	}
+	return f
 }
 
 type cgroupKey struct {
@@ -349,6 +359,9 @@ func (s *settler) comment(a *asked, comments []string) {
 		return
 	case commentFirst:
 		if key, ok := a.key(); ok {
+			if a.Loopback { // both ways come in there
+				key = key.eitherWay()
+			}
 			if last, said := s.said.get(key); said && last == comments[0] {
 				return
 			}

@@ -313,6 +313,15 @@ func TestSettleFirst(t *testing.T) {
 	if want := "uid=5; -; uid=5; -; uid=6; -; uid=unknown; -; uid=5; uid=5"; got != want {
 		t.Errorf("%s\nwant %s", got, want)
 	}
+	// On the loopback interface both ends are ours, and both ways come in.
+	s.ports.numbered(loop).linkType = pcapng.Raw
+	w.answers = map[uint16]owner.Answer{near: is(5), far: is(5)}
+	back := func(src, dst uint16) *pcapng.Packet {
+		return &pcapng.Packet{Interface: loop, Time: seen, UID: 5, Direction: pcapng.Inbound, Data: udp(src, dst)}
+	}
+	if got, want := settled(t, s, back(near, far), back(far, near), back(near, far)), "uid=5; -; -"; got != want {
+		t.Errorf("%s, want %s", got, want)
+	}
 }
 
 // TestSettleLoopback takes either end of a packet for its owner.
