@@ -17,6 +17,9 @@ const (
 	// retry is how long it holds that nobody is known, so that packets of nobody's, a flood of them even, do not cost a
 	// system call each.
 	retry = 20e6
+	// late is by how much the kernel may tell too late that a port was closed, in ns. It was some 25 µs on a quiet PC and 18 ms
+	// where the processor was busy.
+	late = 20e6
 )
 
 // entry is what is known of a flow. Times are ns of the monotonic clock, 0 for never.
@@ -83,9 +86,6 @@ type sight struct {
 // holds tells whether what is known of a flow answers for a packet. closed is when a UDP socket of its local port was
 // closed last.
 func (e *entry) holds(s sight, closed int64) bool {
-	if e.known && e.confirmed < closed && s.at < closed {
-		return true // whoever has the port now, the packet is of before
-	}
 	switch {
 	case e.answered && e.asked >= s.at:
 		return true
@@ -95,6 +95,11 @@ func (e *entry) holds(s sight, closed int64) bool {
 		return s.now-e.asked < valid
 	}
 	return s.now-e.asked < retry
+}
+
+// before tells whether the packet came before the port was closed that was its owner's.
+func (e *entry) before(s sight, closed int64) bool {
+	return e.known && e.confirmed < closed && s.at < closed
 }
 
 // set notes whose the flow is.

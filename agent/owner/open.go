@@ -18,17 +18,10 @@ import (
 // background is what a Finder has open.
 type background struct {
 	log     *slog.Logger
-	conn    *sockdiag.Conn // nil where the kernel cannot be asked
+	sockets sockets
 	own     *rtnl.Own
 	watcher *sockdiag.Watcher // nil where it cannot be had
 	ended   chan struct{}     // closed when nothing listens to it any more
-}
-
-// mute is a kernel that does not tell whose sockets are.
-type mute struct{}
-
-func (mute) Find(sockdiag.Flow) (sockdiag.Socket, bool, error) {
-	return sockdiag.Socket{}, false, sockdiag.ErrNoDiag
 }
 
 // Open is called in the network namespace of the capture. What the kernel cannot be asked about is said once, and is no
@@ -42,7 +35,7 @@ func Open(o Options) (*Finder, error) {
 		return nil, fmt.Errorf("find the owners of packets: %w", err)
 	}
 	maps := shared{flows: o.Flows, fragments: o.Fragments, closed: o.Closed}
-	f := newFinder(now, mute{}, maps, nil)
+	f := newFinder(now, nil, maps, nil)
 	f.learns = o.Flows != nil
 	if f.log = o.Log; f.log == nil {
 		f.log = slog.New(slog.DiscardHandler)
@@ -61,19 +54,14 @@ func (f *Finder) open(maps shared) (err error) {
 	if f.watcher, err = sockdiag.Watch(); err != nil {
 		f.log.Warn(fmt.Sprintf("%v: a UDP port that another app takes over may be told as the first one's for a minute", err))
 	}
-	conn, err := sockdiag.Open()
-	if errors.Is(err, sockdiag.ErrNoDiag) {
+	f.kernel = &f.sockets
+	if err := f.sockets.open(); errors.Is(err, sockdiag.ErrNoDiag) {
 		f.log.Warn(fmt.Sprintf("%v: of packets whose socket the programs do not see no owner is known", err))
-		conn = nil
 	} else if err != nil {
 		return err
 	}
-	if conn != nil {
-		f.conn, f.kernel = conn, conn
-		if err := conn.Missing(); err != nil {
-			f.log.Warn(fmt.Sprintf("%v: of packets whose socket the programs do not see no owner is known", err))
-		}
-		f.seed(conn, maps)
+	if f.sockets.conn != nil {
+		f.seed(f.sockets.conn, maps)
 	}
 	if f.watcher != nil {
 		f.ended = make(chan struct{})
@@ -169,9 +157,7 @@ func (f *Finder) release() error {
 			<-f.ended
 		}
 	}
-	if f.conn != nil {
-		errs = append(errs, f.conn.Close())
-	}
+	errs = append(errs, f.sockets.close())
 	if f.own != nil {
 		errs = append(errs, f.own.Close())
 	}

@@ -29,7 +29,7 @@ type Options struct {
 	Log                      *slog.Logger
 }
 
-// kernel knows the sockets that there are: a sockdiag.Conn.
+// kernel knows the sockets that there are: sockets.
 type kernel interface {
 	Find(sockdiag.Flow) (s sockdiag.Socket, known bool, err error)
 }
@@ -171,7 +171,12 @@ func (f *Finder) owner(h head, q Question, s sight) Answer {
 	flow.Ifindex = q.Ifindex
 	closed := f.closedAt(flow)
 	e := f.cache.entry(flow)
-	if !e.holds(s, closed) {
+	switch {
+	case e.before(s, closed):
+		if f.disputed(e, s, closed) {
+			return Answer{UID: pcapng.UIDUnknown}
+		}
+	case !e.holds(s, closed):
 		f.renew(e, s, closed)
 	}
 	switch {
@@ -208,6 +213,16 @@ func (f *Finder) renew(e *entry, s sight, closed int64) {
 	e.unset(s, closed)
 }
 
+// disputed tells whether a packet that came about when its port was closed may be of who has the port now, if somebody has.
+func (f *Finder) disputed(e *entry, s sight, closed int64) bool {
+	if closed-s.at >= late {
+		return false
+	}
+	socket, known, err := f.kernel.Find(e.flow)
+	f.fail(err)
+	return known && socket.UID != e.uid
+}
+
 // learnt returns what the programs know, if that counts for the packet.
 func (f *Finder) learnt(flow sockdiag.Flow, s sight, closed int64) (learnt, bool) {
 	l, found, err := f.programs.learnt(flow)
@@ -239,10 +254,6 @@ func (f *Finder) ours(flow sockdiag.Flow, outgoing bool) bool {
 
 // ask asks the kernel for the socket of a flow.
 func (f *Finder) ask(e *entry, now int64) bool {
-	if e.flow.Protocol != unix.IPPROTO_TCP && e.flow.Protocol != unix.IPPROTO_UDP {
-		e.kernel = now
-		return false
-	}
 	socket, known, err := f.kernel.Find(e.flow)
 	if f.fail(err); err == nil || errors.Is(err, sockdiag.ErrNoDiag) {
 		e.kernel = now

@@ -138,10 +138,13 @@ func TestTime(t *testing.T) {
 			{0, udp, 10001, 0, false, 10001, true}, {ms, udp, no, 0, true, wait, true}}},
 		{"a closed UDP port is the next one's", []step{
 			{0, udp, 10001, 0, false, 10001, true}, {ms, udp, 10002, 0, true, 10002, true}}},
-		{"what came before the close is the first one's", []step{
-			{0, udp, 10001, 0, false, 10001, true}, {ms, udp, 10002, 0, true, 10002, true}, {0, older(udp, 500), 10002, 0, false, 10002, false}}},
 		{"what came before the close, asked for after it", []step{
-			{0, udp, 10001, 0, false, 10001, true}, {5 * ms, older(udp, 2*ms), 10002, 0, true, 10001, false}}},
+			{0, udp, 10001, 0, false, 10001, true}, {50 * ms, older(udp, 25*ms), 10002, 0, true, 10001, false}}},
+		{"what came about when the port was closed", []step{
+			{0, udp, 10001, 0, false, 10001, true}, {5 * ms, older(udp, 2*ms), no, 0, true, 10001, true}}},
+		{"what came about when the port went to another", []step{
+			{0, udp, 10001, 0, false, 10001, true}, {5 * ms, older(udp, 2*ms), 10002, 0, true, unknown, true},
+			{0, udp, 10002, 0, false, 10002, true}}},
 		{"what was learnt before the close is not believed", []step{
 			{0, udp, no, 10001, false, 10001, false}, {ms, udp, 10002, 0, true, 10002, true}}},
 		{"a TCP flow stays its owner's after a close", []step{
@@ -224,7 +227,8 @@ func TestWhose(t *testing.T) {
 		{"our reply to it", out(reply, unix.IPPROTO_ICMP), known, []sockdiag.Flow{echoFlow}, none},
 		{"an echo request of ours", out(nettest.Echo(nil), unix.IPPROTO_ICMP), nobody, []sockdiag.Flow{echoFlow}, known},
 		{"the reply to ours", in(reply, unix.IPPROTO_ICMP), nobody, []sockdiag.Flow{echoFlow}, known},
-		{"a reply to nobody's", in(reply, unix.IPPROTO_ICMP), known, nil, unknown},
+		{"the reply to a ping socket's", in(reply, unix.IPPROTO_ICMP), known, nil, known},
+		{"a reply to nobody's", in(reply, unix.IPPROTO_ICMP), nobody, nil, unknown},
 		{"an error about our echo request", in(quote(3, out(nettest.Echo(nil), unix.IPPROTO_ICMP).Packet), unix.IPPROTO_ICMP), nobody, []sockdiag.Flow{echoFlow}, known},
 
 		{"an error about what we sent", in(quote(3, sent), unix.IPPROTO_ICMP), known, nil, known},
@@ -415,5 +419,17 @@ func TestInode(t *testing.T) {
 	}
 	if got := f.Inode(in(nettest.Echo(nil), unix.IPPROTO_ICMP)); got != 0 {
 		t.Errorf("an echo's inode is %d", got)
+	}
+}
+
+func TestParsePing(t *testing.T) {
+	const line = "   51: 0100007F:1234 00000000:0000 07 00000000:00000000 00:00000000 00000000 10123        0 4026 2 0000000000000000 0  "
+	if id, s, ok := parsePing(line); !ok || id != 0x1234 || s.UID != 10123 || s.Inode != 4026 {
+		t.Errorf("%d, %+v, %v", id, s, ok)
+	}
+	for _, bad := range []string{"", "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode ref pointer drops", line[:90]} {
+		if id, s, ok := parsePing(bad); ok {
+			t.Errorf("%q is %d, %+v", bad, id, s)
+		}
 	}
 }
