@@ -258,6 +258,47 @@ func TestWhose(t *testing.T) {
 	}
 }
 
+// TestWithoutPrograms is for packet sockets: no reply will tell, but sock_diag may not have been asked for the packet yet.
+func TestWithoutPrograms(t *testing.T) {
+	k, f := newFake()
+	f.learns = false
+	if a := f.Find(datagramIn()); a.UID != pcapng.UIDUnknown || a.Wait {
+		t.Errorf("asked for: %+v", a)
+	}
+	k.now++
+	if a := f.Find(datagramIn()); a.UID != pcapng.UIDUnknown || !a.Wait {
+		t.Errorf("just after a question: %+v", a)
+	}
+	k.now += retry
+	k.uid = 10001
+	old := datagramIn()
+	old.Age = retry
+	if a := f.Find(old); a.UID != 10001 {
+		t.Errorf("asked again: %+v", a)
+	}
+}
+
+// TestLost is for closes of which the kernel could not tell.
+func TestLost(t *testing.T) {
+	k, f := newFake()
+	k.uid = 10001
+	tcp := segmentIn(0x10)
+	f.Find(datagramIn())
+	f.Find(tcp)
+	k.now++
+	if err := f.forget(shared{}, nil, true); err != nil {
+		t.Fatal(err)
+	}
+	k.now++
+	k.uid = nobody
+	if a := f.Find(datagramIn()); a.UID != pcapng.UIDUnknown {
+		t.Errorf("a UDP flow: %+v", a)
+	}
+	if a := f.Find(tcp); a.UID != 10001 {
+		t.Errorf("a TCP flow: %+v", a)
+	}
+}
+
 func TestLoopback(t *testing.T) {
 	k, f := newFake()
 	q := Question{Packet: nettest.IPv4(a4, a4, unix.IPPROTO_UDP, 0, nil, nettest.UDP(1, 2, nil)), Loopback: true}
@@ -294,7 +335,26 @@ func TestFragments(t *testing.T) {
 			t.Errorf("behind the first one: %+v", a)
 		}
 	}
+	// What an error quotes went the other way, and is no packet of its own.
+	k, f = newFake()
+	k.uid = 10001
+	sent := func(offset uint16) Question {
+		packet := nettest.IPv4(a4, b4, unix.IPPROTO_UDP, offset, nil, nettest.UDP(5353, 443, nil))
+		return in(append([]byte{11, 1, 0, 0, 0, 0, 0, 0}, packet...), unix.IPPROTO_ICMP)
+	}
+	f.Find(sent(0x2000))
+	if a := f.Find(sent(0x2001)); a.UID != pcapng.UIDUnknown {
+		t.Errorf("an error about a fragment whose first was not seen: %+v", a)
+	}
+	f.Find(Question{Packet: nettest.IPv4(a4, b4, unix.IPPROTO_UDP, 0x2000, nil, nettest.UDP(5353, 443, nil)), Outgoing: true})
+	if a := f.Find(sent(0x2001)); a.UID != 10001 {
+		t.Errorf("an error about a fragment: %+v", a)
+	}
+	k, f = newFake()
+	k.uid = 10001
+	f.Find(piece(0x2000, nettest.UDP(443, 5353, nil)))
 	k.now += reassembly
+	k.uid = nobody
 	if a := f.Find(later); a.UID != pcapng.UIDUnknown {
 		t.Errorf("long behind the first one: %+v", a)
 	}
