@@ -361,7 +361,8 @@ func TestLivePing(t *testing.T) {
 		}
 		a := check(t, f, Question{Packet: c.request, Outgoing: true}, firstUID)
 		var st unix.Stat_t
-		if err := unix.Fstat(fd, &st); err != nil || a.Inode != uint32(st.Ino) {
+		inode := f.Inode(Question{Packet: c.reply})
+		if err := unix.Fstat(fd, &st); err != nil || a.Inode != uint32(st.Ino) || inode != a.Inode {
 			t.Errorf("%+v, %v, want inode %d", a, err, st.Ino)
 		}
 		if err := unix.Close(fd); err != nil {

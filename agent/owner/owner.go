@@ -102,6 +102,7 @@ func (f *Finder) Find(q Question) Answer {
 	if !ok {
 		return Answer{UID: pcapng.UIDUnknown, Wait: q.Age < Patience, Other: other(q, pcapng.UIDUnknown)}
 	}
+	s.outgoing = q.Outgoing && !q.Loopback
 	a := f.owner(h, q, s)
 	a.Other = pcapng.UIDNone
 	if q.Loopback {
@@ -121,7 +122,7 @@ func other(q Question, uid uint32) uint32 {
 
 func (f *Finder) sight(q Question) sight {
 	now := f.now()
-	return sight{now: now, at: max(1, now-max(0, int64(q.Age))), outgoing: q.outgoing()}
+	return sight{now: now, at: max(1, now-max(0, int64(q.Age))), outgoing: q.Outgoing}
 }
 
 // join gives a later fragment what its first one had, and keeps that of a first one. It is false for one whose first was
@@ -285,14 +286,14 @@ func (f *Finder) fail(err error) {
 }
 
 // Inode returns that of the socket of a packet, 0 where it is not known: what is asked for where a cgroup tells no process.
-// Of a packet on the loopback interface it is the receiver's.
+// It is the sender's of an outgoing packet, the receiver's of another, also on the loopback interface.
 func (f *Finder) Inode(q Question) uint32 {
 	h := parse(q.Packet, q.L2)
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	s := f.sight(q)
 	h, ok := f.join(h, s.at)
-	if !ok || h.kind != ported {
+	if !ok || h.kind != ported && h.kind != echo || h.answering(s.outgoing) {
 		return 0
 	}
 	flow := h.flow(s.outgoing)

@@ -23,12 +23,6 @@ const (
 
 var compareAddrs = cmpopts.EquateComparable(netip.AddrPort{})
 
-// flowOf returns what a packet's flow is, and whether it begins a connection.
-func flowOf(packet []byte, l2, outgoing bool) (f sockdiag.Flow, syn, ok bool) {
-	f, ok = FlowOf(Question{Packet: packet, L2: l2, Outgoing: outgoing})
-	return f, parse(packet, l2).begins, ok
-}
-
 func flow(protocol uint8, local, remote string) sockdiag.Flow {
 	return sockdiag.Flow{Protocol: protocol, Local: netip.MustParseAddrPort(local), Remote: netip.MustParseAddrPort(remote)}
 }
@@ -131,12 +125,12 @@ func TestFlowOf(t *testing.T) {
 		{"a segment cut before the flags", tcp4(2)[:33], false, flow(unix.IPPROTO_TCP, a4+":5353", b4+":443"), false},
 	} {
 		t.Run(c.rule, func(t *testing.T) {
-			got, syn, ok := flowOf(c.packet, c.l2, true)
+			got, syn, ok := FlowOf(Question{Packet: c.packet, L2: c.l2, Outgoing: true})
 			if diff := cmp.Diff(c.want, got, compareAddrs); diff != "" || syn != c.syn || ok != (c.want != none) {
 				t.Errorf("FlowOf: syn %v, ok %v (-want +got):\n%s", syn, ok, diff)
 			}
 			swapped := sockdiag.Flow{Protocol: c.want.Protocol, Local: c.want.Remote, Remote: c.want.Local}
-			got, _, _ = flowOf(c.packet, c.l2, false)
+			got, _, _ = FlowOf(Question{Packet: c.packet, L2: c.l2})
 			if diff := cmp.Diff(swapped, got, compareAddrs); diff != "" {
 				t.Errorf("FlowOf of an incoming packet (-want +got):\n%s", diff)
 			}

@@ -310,6 +310,13 @@ func TestLoopback(t *testing.T) {
 		if a := f.Find(q); a.UID != 10002 || a.Other != 10001 {
 			t.Errorf("outgoing %v: %+v", q.Outgoing, a)
 		}
+		k.uid = 10002
+		if q.Outgoing {
+			k.uid = 10001
+		}
+		if inode := f.Inode(q); int(inode) != k.uid+1 {
+			t.Errorf("outgoing %v: inode %d of the socket of %d", q.Outgoing, inode, k.uid)
+		}
 	}
 }
 
@@ -478,7 +485,7 @@ func TestInode(t *testing.T) {
 		t.Errorf("with an inode: %+v", a)
 	}
 	if got := f.Inode(in(nettest.Echo(nil), unix.IPPROTO_ICMP)); got != 0 {
-		t.Errorf("an echo's inode is %d", got)
+		t.Errorf("the inode of what the kernel answers is %d", got)
 	}
 }
 
