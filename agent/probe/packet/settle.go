@@ -83,8 +83,8 @@ type asked struct {
 	answer owner.Answer // to the question, before it was turned
 	turned bool         // it is about the sender of a packet on the loopback interface
 	parsed bool
-	flow   flowID
-	syn    bool // it begins a new connection, which may be another's
+	flow   flowID // of an ICMP error, that of the packet which it quotes
+	begins bool // it begins a new connection, which may be another's
 	isFlow bool
 }
 
@@ -93,7 +93,7 @@ func (a *asked) key() (flowID, bool) {
 	if !a.parsed {
 		a.parsed = true
 		var f sockdiag.Flow
-		if f, a.syn, a.isFlow = sockdiag.ParseFlow(a.Packet, a.L2, a.Outgoing); a.isFlow {
+		if f, a.begins, a.isFlow = owner.FlowOf(a.Question); a.isFlow {
 			a.flow = flowID{f.Local.Addr().As16(), f.Remote.Addr().As16(), f.Local.Port(), f.Remote.Port(), f.Protocol}
 		}
 	}
@@ -277,7 +277,7 @@ func (s *settler) ofFlow(a *asked, inode uint32, v *view) *named {
 	if known && n.uid != a.p.UID {
 		n = nil
 	}
-	if n != nil && !a.syn && n.apps == v && a.now.Before(n.until) {
+	if n != nil && !a.begins && n.apps == v && a.now.Before(n.until) {
 		return n
 	}
 	if inode == 0 {
@@ -287,7 +287,7 @@ func (s *settler) ofFlow(a *asked, inode uint32, v *view) *named {
 	if inode != 0 {
 		of = s.processes.OfInode(inode)
 	}
-	if len(of) == 0 && n != nil && !a.syn {
+	if len(of) == 0 && n != nil && !a.begins {
 		of = n.of
 	}
 	n = s.renew(n, a.p.UID, of, a.now, v)
