@@ -20,6 +20,9 @@ const (
 	nameHolds = 2 * time.Second
 	// and that nothing tells it.
 	namelessHolds = 50 * time.Millisecond
+	// processPatience is how long after it was seen a packet waits for its process, where others are to be left out: processes are
+	// looked at ten times a second at most.
+	processPatience = 150 * time.Millisecond
 	// recentNames bounds the flows and cgroups whose names are known, recentFlows those whose first packet had a comment.
 	recentNames, recentFlows = 4096, 1 << 15
 )
@@ -84,7 +87,7 @@ type asked struct {
 	turned bool         // it is about the sender of a packet on the loopback interface
 	parsed bool
 	flow   flowID // of an ICMP error, that of the packet which it quotes
-	begins bool // it begins a new connection, which may be another's
+	begins bool   // it begins a new connection, which may be another's
 	isFlow bool
 }
 
@@ -170,7 +173,12 @@ func (s *settler) settle(a *asked, last bool) verdict {
 	}
 	n := s.name(a, inode, v)
 	if s.byProcess() && !n.wanted {
-		if n = s.otherEnd(a, n, v); !n.wanted {
+		n = s.otherEnd(a, n, v)
+		switch {
+		case n.wanted:
+		case len(n.of) == 0 && !last && a.Age < processPatience:
+			return undecided
+		default:
 			return s.unwanted(a, n)
 		}
 	}

@@ -226,6 +226,32 @@ func TestSettleWaits(t *testing.T) {
 	}
 }
 
+// TestSettleWaitsForProcess waits where only a process is wanted, and counts once.
+func TestSettleWaitsForProcess(t *testing.T) {
+	w := &oracle{rules: apps.Rules{Others: true}, answers: map[uint16]owner.Answer{near + 1: is(5), near + 2: is(5)}}
+	d := owner.Patience
+	s := settlerOf(t, w, &d, "--pid", "7")
+	blocks := []pcapng.Block{in(1, pcapng.UIDUnknown), in(2, pcapng.UIDUnknown)}
+	if done := s.Settle(blocks, false); done != 0 {
+		t.Fatalf("%d are done with before the process is known", done)
+	}
+	d += namelessHolds
+	w.inodes, w.holders = map[uint16]uint32{near + 1: 100}, map[uint32][]process.Process{100: {{PID: 7, Comm: "curl"}}}
+	if done := s.Settle(blocks, false); done != 1 {
+		t.Fatalf("%d are done with", done)
+	}
+	if got := blocks[0].(*pcapng.Packet).Comments; !slices.Equal(got, []string{"uid=5 pid=7 comm=curl"}) {
+		t.Errorf("%q", got)
+	}
+	d = processPatience
+	if done := s.Settle(blocks[1:], false); done != 1 || blocks[1] != nil {
+		t.Fatalf("%d are done with, %v is left", done, blocks[1])
+	}
+	if got, want := s.counted(tun), "1 refused, 1 unattributed"; got != want {
+		t.Errorf("%s, want %s", got, want)
+	}
+}
+
 // TestSettleByCgroup asks for sockets only where a cgroup tells no process, and again for the name after some time.
 func TestSettleByCgroup(t *testing.T) {
 	w := &oracle{cgroups: map[uint64]process.Process{77: {PID: 42, Comm: "zygote64"}}}
