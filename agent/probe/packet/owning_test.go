@@ -14,7 +14,7 @@ import (
 )
 
 // parsed returns what parseOwning makes of a command line.
-func parsed(t *testing.T, args ...string) (o owning, err error) {
+func parsed(t testing.TB, args ...string) (o owning, err error) {
 	t.Helper()
 	app := &cli.App{
 		Flags: ownerFlags(), HideVersion: true, Writer: io.Discard, ErrWriter: io.Discard,

@@ -97,7 +97,7 @@ func in(n uint16, uid uint32) *pcapng.Packet {
 }
 
 // settling is a settler of the flags, in a oracle, d after the packets were seen.
-func settlerOf(t *testing.T, w *oracle, d *time.Duration, args ...string) *settler {
+func settlerOf(t testing.TB, w *oracle, d *time.Duration, args ...string) *settler {
 	t.Helper()
 	o, err := parsed(t, args...)
 	if err != nil {
@@ -411,6 +411,25 @@ func TestSettleCosts(t *testing.T) {
 		s.Settle(blocks, false)
 		if n := testing.AllocsPerRun(100, func() { s.Settle(blocks, false) }); n > 0 {
 			t.Errorf("%q: %v allocations for each packet", args, n)
+		}
+	}
+}
+
+func BenchmarkSettle(b *testing.B) {
+	w := &oracle{rules: apps.Rules{Others: true}, inodes: map[uint16]uint32{near + 1: 100}, holders: map[uint32][]process.Process{100: {{PID: 7, Comm: "curl"}}},
+		cgroups: map[uint64]process.Process{77: {PID: 42, Comm: "app"}}}
+	byCgroup := out(1, 5)
+	byCgroup.Cgroup = 77
+	for name, p := range map[string]*pcapng.Packet{"cgroup": byCgroup, "flow": out(1, 5), "none": out(1, pcapng.UIDNone)} {
+		for _, mode := range []string{"all", "first"} {
+			b.Run(name+" "+mode, func(b *testing.B) {
+				var d time.Duration
+				s := settlerOf(b, w, &d, "--comments", mode)
+				blocks := []pcapng.Block{p}
+				for b.Loop() {
+					s.Settle(blocks, false)
+				}
+			})
 		}
 	}
 }
