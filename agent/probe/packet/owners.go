@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -53,14 +54,13 @@ type (
 
 // openOwners is called in the network namespace of the capture, before anything is attached. What cannot be had is an error where
 // packets are to be left out by it; else they only lack it in their comments.
-func openOwners(o *owning, p *ports, maps map[string]*ebpf.Map, log *slog.Logger) (_ *owners, err error) {
+func openOwners(o *owning, p *ports, shared map[string]*ebpf.Map, log *slog.Logger) (_ *owners, err error) {
 	s := &owners{owning: o, ports: p, now: time.Now, log: log, said: map[string]bool{}}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, s.Close())
 		}
 	}()
-	s.view.Store(&view{})
 	without := func(asked bool, what string, err error) error {
 		if err = fmt.Errorf("%s: %w", what, err); asked {
 			return err
@@ -68,7 +68,7 @@ func openOwners(o *owning, p *ports, maps map[string]*ebpf.Map, log *slog.Logger
 		log.Info(err.Error() + ": the comments do without")
 		return nil
 	}
-	f, err := owner.Open(owner.Options{Flows: maps["shared_flows"], Fragments: maps["shared_fragments"], Closed: maps["shared_closed"], Log: log})
+	f, err := owner.Open(owner.Options{Flows: shared["shared_flows"], Fragments: shared["shared_fragments"], Closed: shared["shared_closed"], Log: log})
 	if err == nil {
 		s.finder = f
 		s.opened = append(s.opened, f.Close)
@@ -92,7 +92,7 @@ func openOwners(o *owning, p *ports, maps map[string]*ebpf.Map, log *slog.Logger
 		return nil, err
 	}
 	if o.byOwner() {
-		s.uids, s.filled = maps["uids"], map[uint32]bool{}
+		s.uids, s.filled = shared["uids"], map[uint32]bool{}
 	}
 	return s, s.follow()
 }
@@ -111,7 +111,10 @@ func (s *owners) follow() error {
 		}
 	}
 	err := s.fill(rules)
-	s.view.Store(&view{rules})
+	before := s.view.Swap(&view{rules})
+	if s.byOwner() && before != nil && !maps.Equal(before.Of, rules.Of) {
+		s.log.Info(fmt.Sprintf("packets are filtered by %d user and app ids from now on", len(rules.Of)))
+	}
 	return err
 }
 

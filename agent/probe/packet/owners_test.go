@@ -3,6 +3,7 @@
 package packet
 
 import (
+	"log/slog"
 	"maps"
 	"strings"
 	"testing"
@@ -28,7 +29,7 @@ func TestFollowApps(t *testing.T) {
 	}
 	defer m.Close()
 	w := &oracle{}
-	s := &owners{owning: &owning{}, book: w, uids: m, filled: map[uint32]bool{}}
+	s := &owners{owning: &owning{}, book: w, uids: m, filled: map[uint32]bool{}, log: slog.New(slog.DiscardHandler)}
 	for _, step := range []struct {
 		rule string
 		of   map[uint32]bool
