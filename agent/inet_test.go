@@ -53,7 +53,7 @@ func TestInternet(t *testing.T) {
 		near, far := androidNetwork(t)
 		ip(t, near, defaultNetwork(1001))
 		file := filepath.Join(t.TempDir(), "inet.pcapng")
-		p := startAgent(t, near, file, append(append([]string{"-v", "-i", "@inet"}, variant...), "udp")...)
+		p := startAgent(t, near, file, append(append([]string{"-v", "-i", "@inet", "--comments", "none"}, variant...), "udp")...)
 		p.Await(t, "agent: @inet is wlan0\n")
 		stopSending, sent := make(chan struct{}), make(chan error)
 		go func() { sent <- near.Do(0, func() error { return keepSending(stopSending) }) }()
