@@ -85,7 +85,7 @@ test: deps lint check-bpf test-pure test-host test-fuzz test-static test-lab ## 
 test-pure: ## packages that need neither cgo nor root
 	@CGO_ENABLED=0 scripts/gotest.sh ./agent/pcapng ./agent/plan ./agent/plugin ./android ./btf/...
 test-host: ## everything on this kernel: objects, filters, hooks, captures in namespaces (root)
-	@$(call cgo,host); scripts/gotest.sh -timeout 25m -tags $(TAGS) ./agent/... ./bpf/... ./android/... ./btf/... ./scripts/netd/... ./scripts/nettest/...
+	@$(call cgo,host); scripts/gotest.sh -timeout 25m -tags $(TAGS) ./agent/... ./bpf/... ./android/... ./btf/... ./scripts/netd/... ./scripts/nettest/... ./scripts/wireshark/...
 test-fuzz: ## each fuzz target for 15 seconds
 	@timeout -k 10 600 $(MAKE) --no-print-directory FUZZTIME=15s fuzz
 test-static: agent ## the phone's binary is what it must be
@@ -97,7 +97,7 @@ test-lab: agent ## the emulated phone, on the kernels of SUITES
 
 FUZZTIME ?= 10m
 FUZZ     := filter:FuzzExpression filter:FuzzPacket probe/packet:FuzzDecode afpacket:FuzzBlockPacket sockdiag:FuzzParseFlow \
-            sockdiag:FuzzParse hook:FuzzParseEntry hook:FuzzParseOwner hook:FuzzStartTime rtnl:FuzzMessages rtnl:FuzzAnswers ../btf:FuzzOpen ../btf/facts:FuzzFrom \
+            sockdiag:FuzzParse process:FuzzParseStart hook:FuzzParseEntry hook:FuzzParseOwner hook:FuzzStartTime rtnl:FuzzMessages rtnl:FuzzAnswers ../btf:FuzzOpen ../btf/facts:FuzzFrom \
             ../android:FuzzInterfaces ../android:FuzzParseRelease ../android:FuzzParsePackages sockdiag:FuzzParseHoldings apps:FuzzConcerns
 fuzz: ## fuzz what parses foreign bytes, each parser for FUZZTIME (10m) (root)
 	@$(call cgo,host); for target in $(FUZZ); do \
