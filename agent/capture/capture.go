@@ -146,11 +146,11 @@ func Run(ctx context.Context, abort <-chan struct{}, cfg Config) (sum Summary, e
 	}
 	// The file comes last: a capture that cannot start leaves none, and spoils none.
 	if err := c.attach(target); err != nil {
-		return sum, errors.Join(err, c.detach())
+		return sum, errors.Join(err, c.detach(), c.end())
 	}
 	file, err := cfg.Output.Next(cfg.Label)
 	if err != nil {
-		return sum, errors.Join(err, c.detach())
+		return sum, errors.Join(err, c.detach(), c.end())
 	}
 	sum.File = file.Name()
 	err = c.run(ctx, target, &sum, file, pcapng.Section{
@@ -176,7 +176,7 @@ func (c *capture) run(ctx context.Context, t plugin.Target, sum *Summary, file p
 	c.Control.begin(c, t)
 	err := c.wait(ctx, sum.File)
 	c.Control.end()
-	err = errors.Join(err, c.detach(), c.drain(), c.statistics())
+	err = errors.Join(err, c.detach(), c.drain(), c.end(), c.statistics())
 	close(c.writer.in)
 	sum.Counts = c.counts
 	select {
@@ -319,6 +319,19 @@ func (c *capture) detach() error {
 	for _, r := range slices.Backward(c.running) {
 		if r.attached != nil {
 			errs = append(errs, r.attached.Close())
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// end tells the sources that were attached that nothing more comes to them.
+func (c *capture) end() error {
+	var errs []error
+	for _, r := range slices.Backward(c.running) {
+		if e, ok := r.Source.(plugin.Ender); ok && r.attached != nil {
+			if err := e.End(); err != nil {
+				errs = append(errs, fmt.Errorf("probe %s: %w", r.Name, err))
+			}
 		}
 	}
 	return errors.Join(errs...)
