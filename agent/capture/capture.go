@@ -116,8 +116,9 @@ func Run(ctx context.Context, abort <-chan struct{}, cfg Config) (sum Summary, e
 	if c.Ask == nil {
 		c.Ask = kernel.Ask
 	}
+	find := c.findTypes(u.Release)
 	k := c.Ask(u.Release)
-	types, err := c.types(&k)
+	types, err := c.types(<-find, &k)
 	if err != nil {
 		return sum, err
 	}
