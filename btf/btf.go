@@ -160,7 +160,11 @@ func openOwn(sys fs.FS) (*cilium.Spec, error) {
 		return nil, fmt.Errorf("read the kernel's BTF: %w", err)
 	}
 	defer f.Close()
-	raw, err := bounded(f)
+	st, err := f.Stat()
+	if err != nil {
+		return nil, fmt.Errorf("read the kernel's BTF: %w", err)
+	}
+	raw, err := bounded(f, st.Size())
 	if err != nil {
 		return nil, fmt.Errorf("read the kernel's BTF: %w", err)
 	}
