@@ -124,11 +124,13 @@ bench: agent-host ## time to ready and memory beside tcpdump's (root)
 	@scripts/bench/start.sh build/host/agent
 bench-filter: ## what filters cost a packet, beside eCapture's way (root)
 	@$(call cgo,host); $(GO) run -tags $(TAGS) ./scripts/bench/filter
+bench-owner: ## what it costs a packet that its owner is found, in every way (root)
+	@$(call cgo,host); $(GO) run -tags $(TAGS) ./scripts/bench/owner
 bench-idle: agent-host ## wake-ups and processor time of captures that capture nothing, beside tcpdump's (root)
 	@scripts/bench/idle.sh build/host/agent
 bench-flap: agent-host ## how soon it is back where clsact or the interface was deleted (root)
 	@scripts/bench/flap.sh build/host/agent
-.PHONY: bench bench-filter bench-idle bench-flap
+.PHONY: bench bench-filter bench-owner bench-idle bench-flap
 
 clean: ## remove what was built here (the cache outside the tree stays)
 	rm -rf build
