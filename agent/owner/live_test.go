@@ -214,7 +214,7 @@ func TestLivePortChangesHands(t *testing.T) {
 				await(t, "the close", func() bool {
 					f.mu.Lock()
 					defer f.mu.Unlock()
-					return f.closed[at.Port()] > before
+					return f.closes.last[at.Port()] > before
 				})
 				second, _ := datagrams(t, s, secondUID, at.String())
 				check(t, f, q, secondUID)

@@ -125,9 +125,9 @@ func TestTime(t *testing.T) {
 		{"a connection's reply tells", []step{
 			{0, syn, no, 0, false, wait, true}, {25 * ms, older(syn, 25*ms), no, 10001, false, 10001, false}}},
 		{"a SYN asks although the flow is known", []step{
-			{0, tcp, no, 10001, false, 10001, false}, {ms, syn, 10002, 0, false, 10002, true}, {ms, tcp, no, 0, false, 10002, false}}},
+			{0, tcp, no, 10001, false, 10001, false}, {5 * ms, syn, 10002, 0, false, 10002, true}, {ms, tcp, no, 0, false, 10002, false}}},
 		{"a SYN of nobody's ends what was known", []step{
-			{0, tcp, 10001, 0, false, 10001, true}, {ms, syn, no, 0, false, wait, true}}},
+			{0, tcp, 10001, 0, false, 10001, true}, {5 * ms, syn, no, 0, false, wait, true}}},
 		{"a SYN asks once", []step{
 			{0, syn, 10001, 0, false, 10001, true}, {ms, older(syn, ms), 10002, 0, false, 10001, false}}},
 		{"a learnt TCP flow holds for two minutes", []step{
@@ -144,7 +144,15 @@ func TestTime(t *testing.T) {
 			{0, udp, 10001, 0, false, 10001, true}, {5 * ms, older(udp, 2*ms), no, 0, true, 10001, true}}},
 		{"what came about when the port went to another", []step{
 			{0, udp, 10001, 0, false, 10001, true}, {5 * ms, older(udp, 2*ms), 10002, 0, true, unknown, true},
-			{0, udp, 10002, 0, false, 10002, true}}},
+			{25 * ms, udp, 10002, 0, false, 10002, true}}},
+		{"a packet between two closes is of neither the one before nor the one after", []step{
+			{0, udp, 10001, 0, false, 10001, true}, {s, tcp, no, 0, true, wait, true}, {s, older(udp, s/2), 10002, 0, true, unknown, false},
+			{25 * ms, udp, 10002, 0, false, 10002, true}}},
+		{"what was learnt of a packet between two closes", []step{
+			{0, udp, 10001, 0, false, 10001, true}, {s, tcp, no, 0, true, wait, true}, {s, tcp, no, 10003, false, 10003, false},
+			{s, older(udp, s/2), 10002, 0, true, 10003, false}}},
+		{"what was learnt after the next close is another's", []step{
+			{0, udp, no, 0, true, wait, true}, {s, older(udp, s), no, 10002, true, unknown, false}}},
 		{"what was learnt before the close is not believed", []step{
 			{0, udp, no, 10001, false, 10001, false}, {ms, udp, 10002, 0, true, 10002, true}}},
 		{"a TCP flow stays its owner's after a close", []step{
@@ -498,5 +506,36 @@ func TestParsePing(t *testing.T) {
 		if id, s, ok := parsePing(bad); ok {
 			t.Errorf("%q is %d, %+v", bad, id, s)
 		}
+	}
+}
+
+func TestCloses(t *testing.T) {
+	c := &closes{}
+	f := udpFlow
+	other := sockdiag.Flow{Protocol: unix.IPPROTO_UDP, Local: netip.MustParseAddrPort(a4 + ":1")}
+	c.add(10, 5353, false)
+	c.add(20, 1, false)
+	c.add(30, 5353, false)
+	c.add(40, 0, true)
+	c.add(50, 5353, false)
+	for _, want := range []struct {
+		flow     sockdiag.Flow
+		from, to int64
+		between  bool
+	}{
+		{f, 0, 9, false}, {f, 0, 10, true}, {f, 10, 29, false}, {f, 29, 10, false}, {f, 10, 30, true}, {f, 30, 39, false}, {f, 30, 40, true},
+		{f, 40, 49, false}, {f, 49, 50, true}, {f, 50, 99, false}, {f, 0, 99, true}, {f, 99, 99, false},
+		{other, 0, 19, false}, {other, 20, 39, false}, {other, 20, 40, true}, {other, 40, 99, false}, {tcpFlow, 0, 99, false},
+	} {
+		if got := c.between(want.flow, want.from, want.to); got != want.between {
+			t.Errorf("%s %d to %d: %v", want.flow.Local, want.from, want.to, got)
+		}
+	}
+	for i := range int64(maxCloses) {
+		c.add(100+i, 2, false)
+	}
+	// What is not told any more may have been.
+	if !c.between(other, 20, 30) || c.between(other, 50, 60) {
+		t.Error("what the log has forgotten did not happen")
 	}
 }
