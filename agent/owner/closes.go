@@ -8,7 +8,7 @@ import (
 	"droidtap/agent/sockdiag"
 )
 
-// late is by how much the kernel may tell too late that a port was closed, in ns. It was some 25 µs on a quiet PC and 18 ms
+// late is by how much the kernel may tell too late that a port was closed, in ns. It was some 25 µs on a quiet PC, and up to 34 ms
 // where the processor was busy.
 const late = 20e6
 
