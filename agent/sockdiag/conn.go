@@ -108,38 +108,46 @@ func (c *Conn) Missing() error {
 	return errors.Join(c.missing[unix.IPPROTO_TCP], c.missing[unix.IPPROTO_UDP])
 }
 
-// Owner returns whose the socket is that has the flow, as the kernel finds it for a packet from Remote: an open
-// connection, a listener, a UDP socket connected or not. A connection that is not accepted yet is its listener's. uid is
-// the kernel's, and that of a socket which was given away by fchown(2) is the new owner's.
+// Find returns the socket that has the flow, as the kernel finds it for a packet from Remote: an open connection, a
+// listener, a UDP socket connected or not. For a connection that is not accepted yet it is its listener. The uid is the
+// kernel's, and that of a socket which was given away by fchown(2) is the new owner's.
 //
-// It is not known where there is no socket, where its process has closed it (0 would be said of it, but it is not root's),
-// and where the uid is not one of this user namespace. Of several sockets that take the same multicast datagrams, one is
-// asked about. The error wraps ErrNoDiag for a protocol that the kernel cannot be asked about, which costs no system
-// call, and is unix.EAGAIN where no answer came in time.
-func (c *Conn) Owner(f Flow) (uid uint32, known bool, err error) {
+// known says that there is one and whose it is. It is not where its process has closed it (0 would be said of it, but it is
+// not root's), and where the uid is not one of this user namespace. Of several sockets that take the same multicast
+// datagrams, one is told. The error wraps ErrNoDiag for a protocol that the kernel cannot be asked about, which costs no
+// system call, and is unix.EAGAIN where no answer came in time.
+func (c *Conn) Find(f Flow) (s Socket, known bool, err error) {
 	if err := c.missing[f.Protocol]; err != nil {
-		return 0, false, err
+		return Socket{}, false, err
 	}
 	f, ok := f.unmapped()
 	if !ok {
-		return 0, false, nil
+		return Socket{}, false, nil
 	}
-	s, err := c.find(f)
+	s, err = c.find(f)
 	if err == nil && f.Protocol == unix.IPPROTO_TCP && s.unaccepted() {
 		s, err = c.find(f.listener())
 	}
 	if errors.Is(err, unix.ENOENT) {
-		return 0, false, nil
+		return Socket{}, false, nil
 	}
 	if err != nil {
-		return 0, false, fmt.Errorf("ask whose %s to %s is: %w", f.Local, f.Remote, err)
+		return Socket{}, false, fmt.Errorf("ask whose %s to %s is: %w", f.Local, f.Remote, err)
 	}
-	uid, known = s.owner()
-	return uid, known, nil
+	if _, known = s.owner(); !known {
+		return Socket{}, false, nil
+	}
+	return s, true, nil
+}
+
+// Owner is the uid of what Find returns.
+func (c *Conn) Owner(f Flow) (uid uint32, known bool, err error) {
+	s, known, err := c.Find(f)
+	return s.UID, known, err
 }
 
 // find returns the socket of a flow, unix.ENOENT if there is none.
-func (c *Conn) find(f Flow) (socket, error) { return c.ask(f, 0, math.MaxUint32) }
+func (c *Conn) find(f Flow) (Socket, error) { return c.ask(f, 0, math.MaxUint32) }
 
 // probe tells whether the kernel can be asked about a protocol. A question about one flow is answered alike, ENOENT,
 // where it cannot and where there is no such socket; a dump is not. This one wants sockets in none of the states.
@@ -152,22 +160,22 @@ func (c *Conn) probe(protocol uint8) error {
 	return err
 }
 
-func (c *Conn) ask(f Flow, flags uint16, states uint32) (socket, error) {
+func (c *Conn) ask(f Flow, flags uint16, states uint32) (Socket, error) {
 	c.seq++
 	c.question = request(f, c.seq, flags, states)
 	if _, err := uninterrupted(unix.Write, c.fd, c.question[:]); err != nil {
-		return socket{}, err
+		return Socket{}, err
 	}
 	for range stale {
 		n, err := uninterrupted(unix.Read, c.fd, c.answer[:])
 		if err != nil {
-			return socket{}, err
+			return Socket{}, err
 		}
 		if s, err := parse(c.answer[:n], c.seq); !errors.Is(err, errOther) {
 			return s, err
 		}
 	}
-	return socket{}, errOther
+	return Socket{}, errOther
 }
 
 // uninterrupted calls again what a signal ended; the Go runtime sends itself some.

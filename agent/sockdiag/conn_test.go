@@ -54,12 +54,12 @@ func TestStuckKernel(t *testing.T) {
 		t.Errorf("no answer was waited for %v", d)
 	}
 	// The first answer comes after all, before the second.
-	say(t, far, found(1, socket{1, 10001, 77}), found(2, socket{1, 10002, 78}))
+	say(t, far, found(1, Socket{State: 1, UID: 10001, Inode: 77}), found(2, Socket{State: 1, UID: 10002, Inode: 78}))
 	if uid, known, err := c.Owner(f); uid != 10002 || !known || err != nil {
 		t.Errorf("behind a late answer the owner is %d, %v, %v", uid, known, err)
 	}
 	for range stale {
-		say(t, far, found(1, socket{1, 10001, 77}))
+		say(t, far, found(1, Socket{State: 1, UID: 10001, Inode: 77}))
 	}
 	if _, known, err := c.Owner(f); !errors.Is(err, errOther) || known {
 		t.Errorf("with late answers only: %v, %v", known, err)
@@ -68,7 +68,7 @@ func TestStuckKernel(t *testing.T) {
 
 func TestListenerIsAskedFor(t *testing.T) {
 	c, far := talk(t)
-	say(t, far, found(1, socket{stateSynRecv, 0, 0}), found(2, socket{10, 10001, 77}))
+	say(t, far, found(1, Socket{State: stateSynRecv, UID: 0, Inode: 0}), found(2, Socket{State: 10, UID: 10001, Inode: 77}))
 	uid, known, err := c.Owner(flow(unix.IPPROTO_TCP, a4+":5353", b4+":443"))
 	if uid != 10001 || !known || err != nil {
 		t.Errorf("the owner is %d, %v, %v", uid, known, err)
@@ -84,7 +84,7 @@ func TestListenerIsAskedFor(t *testing.T) {
 		}
 	}
 	// A connected UDP socket has the state of an established connection.
-	say(t, far, found(3, socket{stateEstablished, 0, 0}))
+	say(t, far, found(3, Socket{State: Established, UID: 0, Inode: 0}))
 	if _, known, err := c.Owner(flow(unix.IPPROTO_UDP, a4+":5353", b4+":443")); known || err != nil {
 		t.Errorf("a UDP socket without an owner: %v, %v", known, err)
 	}

@@ -22,26 +22,39 @@ const (
 
 var ne = binary.NativeEndian
 
-// socket is what the kernel says of one, of struct inet_diag_msg.
-type socket struct {
-	state uint8
-	uid   uint32
-	inode uint32 // 0: no process has a file descriptor of it
+// Socket is what the kernel says of one.
+type Socket struct {
+	Protocol      uint8 // told by a dump and a Watcher only
+	State         uint8 // of TCP; an open UDP socket has Established where it is connected
+	Local, Remote netip.AddrPort
+	Ifindex       uint32 // of the interface that it is bound to
+	UID           uint32
+	Inode         uint32 // as in /proc/PID/fd; 0: no process has a file descriptor of it
+	Cgroup        uint64 // id of the cgroup of version 2 where it was made; 0 before 5.8
 }
 
 // States of a TCP socket (include/net/tcp_states.h).
 const (
-	stateEstablished = 1
-	stateSynRecv     = 3
-	stateCloseWait   = 8
+	Established    = 1
+	stateSynRecv   = 3
+	stateTimeWait  = 6
+	stateCloseWait = 8
+	stateListen    = 10
+	stateNew       = 12 // a handshake, as a mask of states knows it
+)
+
+// Attributes of a socket (include/uapi/linux/inet_diag.h). The kernel adds them unasked.
+const (
+	attrProtocol = 10
+	attrCgroup   = 21 // CONFIG_SOCK_CGROUP_DATA, 5.8
 )
 
 // unaccepted tells whether this is a connection which waits in the queue of a listener: in these states, closed by its
 // process it would not stay. Kernels from 6.17 on know whose it is once the handshake is done.
-func (s socket) unaccepted() bool {
-	switch s.state {
-	case stateEstablished, stateSynRecv, stateCloseWait:
-		return s.inode == 0 && s.uid == 0
+func (s Socket) unaccepted() bool {
+	switch s.State {
+	case Established, stateSynRecv, stateCloseWait:
+		return s.Inode == 0 && s.UID == 0
 	}
 	return false
 }
@@ -51,11 +64,11 @@ const overflowUID = 65534
 
 // owner tells whose the socket is. Of one that its process has closed, in TIME_WAIT for instance, the kernel says uid 0
 // and no inode, which is not root (sock_i_uid). From 6.17 on it still knows the uid until TIME_WAIT (sk_uid).
-func (s socket) owner() (uid uint32, known bool) {
-	if s.uid == overflowUID || s.uid == 0 && s.inode == 0 {
+func (s Socket) owner() (uid uint32, known bool) {
+	if s.UID == overflowUID || s.UID == 0 && s.Inode == 0 {
 		return 0, false
 	}
-	return s.uid, true
+	return s.UID, true
 }
 
 // request is a struct inet_diag_req_v2 behind its header. flags go beside NLM_F_REQUEST, states is a mask.
@@ -91,39 +104,83 @@ func request(f Flow, seq uint32, flags uint16, states uint32) [sizeHeader + size
 // errOther says that there is no answer to this request among the messages.
 var errOther = errors.New("no answer to this request")
 
-// parse reads the answer to the request of that number: a socket; none, which ends a dump; or an error of the kernel's,
-// as a unix.Errno.
-func parse(b []byte, seq uint32) (socket, error) {
-	for len(b) >= sizeHeader {
-		size := ne.Uint32(b)
-		if size < sizeHeader || uint64(size) > uint64(len(b)) {
-			return socket{}, fmt.Errorf("a netlink message of %d bytes in %d", size, len(b))
-		}
-		body := b[sizeHeader:size]
-		if ne.Uint32(b[8:]) == seq {
-			return parseBody(ne.Uint16(b[4:]), body)
-		}
-		b = b[min(uint64(len(b)), (uint64(size)+3)&^3):]
+// split cuts the first message off a datagram.
+func split(b []byte) (kind uint16, seq uint32, body, rest []byte, err error) {
+	if len(b) < sizeHeader {
+		return 0, 0, nil, nil, fmt.Errorf("%d bytes of a netlink message", len(b))
 	}
-	return socket{}, errOther
+	size := ne.Uint32(b)
+	if size < sizeHeader || uint64(size) > uint64(len(b)) {
+		return 0, 0, nil, nil, fmt.Errorf("a netlink message of %d bytes in %d", size, len(b))
+	}
+	rest = b[min(uint64(len(b)), (uint64(size)+3)&^3):]
+	return ne.Uint16(b[4:]), ne.Uint32(b[8:]), b[sizeHeader:size], rest, nil
 }
 
-func parseBody(kind uint16, body []byte) (socket, error) {
+// parse reads the answer to the request of that number: a socket; none, which ends a dump; or an error of the kernel's,
+// as a unix.Errno.
+func parse(b []byte, seq uint32) (Socket, error) {
+	for len(b) >= sizeHeader {
+		kind, of, body, rest, err := split(b)
+		if err != nil {
+			return Socket{}, err
+		}
+		if of == seq {
+			return parseBody(kind, body)
+		}
+		b = rest
+	}
+	return Socket{}, errOther
+}
+
+func parseBody(kind uint16, body []byte) (Socket, error) {
 	switch {
 	// Both begin with an error number; of a dump it comes with the end (net/netlink/af_netlink.c netlink_dump).
 	case (kind == unix.NLMSG_ERROR || kind == unix.NLMSG_DONE) && len(body) >= 4:
 		if n := int32(ne.Uint32(body)); n < 0 {
-			return socket{}, unix.Errno(-n)
+			return Socket{}, unix.Errno(-n)
 		}
-		return socket{}, nil
+		return Socket{}, nil
 	case kind == unix.SOCK_DIAG_BY_FAMILY && len(body) >= sizeSocket:
-		return socket{
-			state: body[1],
-			uid:   ne.Uint32(body[sizeSocket-8:]),
-			inode: ne.Uint32(body[sizeSocket-4:]),
-		}, nil
+		return parseSocket(body), nil
 	}
-	return socket{}, fmt.Errorf("a netlink message of type %d with %d bytes", kind, len(body))
+	return Socket{}, fmt.Errorf("a netlink message of type %d with %d bytes", kind, len(body))
+}
+
+// parseSocket reads a struct inet_diag_msg and its attributes.
+func parseSocket(body []byte) Socket {
+	id := body[4:]
+	s := Socket{
+		State:   body[1],
+		Local:   endOf(body[0], id[4:20], be.Uint16(id)),
+		Remote:  endOf(body[0], id[20:36], be.Uint16(id[2:])),
+		Ifindex: ne.Uint32(id[36:]),
+		UID:     ne.Uint32(body[sizeSocket-8:]),
+		Inode:   ne.Uint32(body[sizeSocket-4:]),
+	}
+	const sizeAttr = 4 // struct nlattr
+	for b := body[sizeSocket:]; len(b) >= sizeAttr; {
+		size := int(ne.Uint16(b))
+		if size < sizeAttr || size > len(b) {
+			break
+		}
+		switch value := b[sizeAttr:size]; {
+		case ne.Uint16(b[2:]) == attrProtocol && len(value) >= 1:
+			s.Protocol = value[0]
+		case ne.Uint16(b[2:]) == attrCgroup && len(value) >= 8:
+			s.Cgroup = ne.Uint64(value)
+		}
+		b = b[min(len(b), (size+3)&^3):]
+	}
+	return s
+}
+
+// endOf returns one end of a socket; an IPv4-mapped address as IPv4.
+func endOf(family uint8, addr []byte, port uint16) netip.AddrPort {
+	if family == unix.AF_INET {
+		return netip.AddrPortFrom(netip.AddrFrom4([4]byte(addr)), port)
+	}
+	return netip.AddrPortFrom(netip.AddrFrom16([16]byte(addr)).Unmap(), port)
 }
 
 // unmapped returns the flow with IPv4-mapped addresses as IPv4. False says that its ends are of two families.

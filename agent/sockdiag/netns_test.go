@@ -169,7 +169,7 @@ func TestHandshake(t *testing.T) {
 			if !syn || !ok {
 				t.Fatalf("flow %+v, %v, %v", f, syn, ok)
 			}
-			if s := awaitState(t, c, f, stateSynRecv); s.uid != 0 || s.inode != 0 {
+			if s := awaitState(t, c, f, stateSynRecv); s.UID != 0 || s.Inode != 0 {
 				t.Errorf("in a handshake the kernel says %+v", s)
 			}
 			checkOwner(t, c, f, uid)

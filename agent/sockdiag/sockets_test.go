@@ -218,11 +218,11 @@ func checkOwner(t testing.TB, c *Conn, f Flow, want int) {
 }
 
 // awaitState asks until the socket of the flow is in that state, which the other end's packets bring about.
-func awaitState(t testing.TB, c *Conn, f Flow, state uint8) socket {
+func awaitState(t testing.TB, c *Conn, f Flow, state uint8) Socket {
 	t.Helper()
 	for deadline := time.Now().Add(nettest.Patience); ; runtime.Gosched() {
 		s, err := c.find(f)
-		if err == nil && s.state == state {
+		if err == nil && s.State == state {
 			return s
 		}
 		if time.Now().After(deadline) {
