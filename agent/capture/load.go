@@ -172,3 +172,15 @@ func useMonotonic(spec *ebpf.CollectionSpec) {
 		}
 	}
 }
+
+// withoutCgroup takes out the calls of bpf_skb_cgroup_id, for kernels without CONFIG_SOCK_CGROUP_DATA: the cgroup is 0,
+// unknown.
+func withoutCgroup(spec *ebpf.CollectionSpec) {
+	for _, p := range spec.Programs {
+		for i, in := range p.Instructions {
+			if in.IsBuiltinCall() && asm.BuiltinFunc(in.Constant) == asm.FnSkbCgroupId {
+				p.Instructions[i] = asm.Mov.Imm(asm.R0, 0).WithMetadata(in.Metadata)
+			}
+		}
+	}
+}

@@ -9,9 +9,13 @@ import (
 	"testing"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
+	"github.com/cilium/ebpf/rlimit"
 	"golang.org/x/sys/unix"
 
 	"droidtap/agent/filter"
+	"droidtap/agent/plan"
+	"droidtap/bpf"
 )
 
 // TestTooMuch has the answers of kernels to a program that is too large, and to other mistakes.
@@ -32,5 +36,45 @@ func TestTooMuch(t *testing.T) {
 		if got := tooMuch(c.err); got != c.want {
 			t.Errorf("%s: %v", c.rule, got)
 		}
+	}
+}
+
+// TestWithoutCgroup takes the call out of every object, and leaves a program that loads.
+func TestWithoutCgroup(t *testing.T) {
+	for _, variant := range []plan.Variant{plan.Legacy, plan.Ring} {
+		t.Run(string(variant), func(t *testing.T) {
+			spec, err := bpf.Open("packet", string(variant))
+			if err != nil {
+				t.Fatal(err)
+			}
+			calls := func() (n int) {
+				for _, p := range spec.Programs {
+					for _, in := range p.Instructions {
+						if in.IsBuiltinCall() && asm.BuiltinFunc(in.Constant) == asm.FnSkbCgroupId {
+							n++
+						}
+					}
+				}
+				return n
+			}
+			if calls() == 0 {
+				t.Fatal("the object has no call")
+			}
+			withoutCgroup(spec)
+			if n := calls(); n != 0 {
+				t.Errorf("%d calls are left", n)
+			}
+			if os.Geteuid() != 0 {
+				t.Skip("needs root to load bpf programs")
+			}
+			if err := rlimit.RemoveMemlock(); err != nil {
+				t.Fatal(err)
+			}
+			coll, err := ebpf.NewCollection(spec)
+			if err != nil {
+				t.Fatal(err)
+			}
+			coll.Close()
+		})
 	}
 }
