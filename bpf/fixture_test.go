@@ -134,9 +134,9 @@ func forPacketObjects(t *testing.T, test func(t *testing.T, name string)) {
 // config is what a capture writes before the load.
 type config struct {
 	settings
-	interfaces []uint32 // keys of the map; nil: 0 and loopback
-	uids       []uint32         // that pass
-	verdicts   map[uint32]uint8 // entries of the map of uids, besides
+	interfaces []uint32                   // keys of the map; nil: 0 and loopback
+	uids       []uint32                   // that pass
+	verdicts   map[uint32]uint8           // entries of the map of uids, besides
 	buffer     int                        // bytes, for perf on each processor
 	edit       func(*ebpf.CollectionSpec) // before the load
 }

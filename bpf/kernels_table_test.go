@@ -81,6 +81,7 @@ var programTypes = map[ebpf.ProgramType]programType{
 		asm.FnSkLookupTcp:     {4_20, "6acc9b432e67, bcc"},
 		asm.FnSkLookupUdp:     {4_20, "6acc9b432e67, bcc"},
 		asm.FnSkRelease:       {4_20, "6acc9b432e67, bcc"},
+		asm.FnJiffies64:       {5_05, "5576b991e9c1, bcc"},
 		asm.FnSkFullsock:      {5_01, "46f8bc92758c, bcc"},
 		asm.FnProbeReadKernel: {5_08, "bpf_base_func_proto, in 5.10 as read; for tracing it is of 5.5, 6ae08ae3dea2"},
 		asm.FnRingbufReserve:  {5_08, "457f44363a88"},

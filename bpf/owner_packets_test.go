@@ -65,9 +65,13 @@ func udpHead(out bool) []byte {
 }
 
 // echo is an ICMP message of a type with the identifier 0x1234.
-func echo(kind byte) []byte { return append([]byte{kind, 0, 0, 0, 0x12, 0x34, 0, 1}, make([]byte, 24)...) }
+func echo(kind byte) []byte {
+	return append([]byte{kind, 0, 0, 0, 0x12, 0x34, 0, 1}, make([]byte, 24)...)
+}
 
-func icmpError(kind byte, quoted []byte) []byte { return append([]byte{kind, 0, 0, 0, 0, 0, 0, 0}, quoted...) }
+func icmpError(kind byte, quoted []byte) []byte {
+	return append([]byte{kind, 0, 0, 0, 0, 0, 0, 0}, quoted...)
+}
 
 // packet4 is an IPv4 packet. fragment is the field of that name, in host byte order.
 func packet4(out bool, protocol byte, fragment uint16, payload []byte) []byte {

@@ -116,8 +116,10 @@ type owned struct {
 	want    uids
 }
 
-func in4(protocol byte, payload []byte) []byte { return ethernet(packet4(false, protocol, 0, payload), typeIP4) }
-func in6(next byte, payload []byte) []byte     { return ethernet(packet6(false, next, payload), typeIP6) }
+func in4(protocol byte, payload []byte) []byte {
+	return ethernet(packet4(false, protocol, 0, payload), typeIP4)
+}
+func in6(next byte, payload []byte) []byte { return ethernet(packet6(false, next, payload), typeIP6) }
 
 // TestOwnerIn has packets that come in from another machine. No socket is there.
 func TestOwnerIn(t *testing.T) {

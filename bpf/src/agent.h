@@ -7,8 +7,8 @@
  *
  *	HAVE_RODATA	global data, 5.2
  *	HAVE_RINGBUF	BPF_MAP_TYPE_RINGBUF, 5.8
- *	HAVE_SK_LOOKUP	bpf_sk_lookup_tcp and _udp, 4.20, skb->sk, 5.1, loops, 5.3, and
- *			bpf_probe_read_kernel, 5.5
+ *	HAVE_SK_LOOKUP	bpf_sk_lookup_tcp and _udp, 4.20, skb->sk, 5.1, loops, 5.3,
+ *			bpf_jiffies64, 5.5, and bpf_probe_read_kernel, 5.5
  */
 #ifndef DROIDTAP_AGENT_H
 #define DROIDTAP_AGENT_H
@@ -19,7 +19,8 @@
 #include <bpf/bpf_endian.h>
 
 #define UID_UNKNOWN 0xffffffffU /* the agent may find it out */
-#define UID_NONE    0xfffffffeU /* it has no owner: the kernel made it, forwards it or takes it for nobody */
+#define UID_NONE                                                                                   \
+	0xfffffffeU /* it has no owner: the kernel made it, forwards it or takes it for nobody */
 
 enum direction {
 	INGRESS = 1,
@@ -29,7 +30,8 @@ enum direction {
 /* The head of a record; caplen bytes of packet follow it. Go: packet.event. */
 struct event {
 	__u64 time;   /* ns, boot clock, or the monotonic one: see plan.Clock */
-	__u64 cgroup; /* id of the cgroup, version 2, where the owner's socket was made; 0: unknown */
+	__u64 cgroup; /* id of the cgroup, version 2, where the owner's socket was made; 0: unknown
+		       */
 	__u32 ifindex;
 	__u32 len;    /* bytes of the packet on the wire, hardware VLAN tag not counted */
 	__u32 caplen; /* bytes that follow */
@@ -88,11 +90,13 @@ static __always_inline const volatile struct settings *setting(void)
 
 #ifdef HAVE_SK_LOOKUP
 #define SK_LOOKUP true
+#define JIFFIES	  true
 /* IPv6 extension headers that are walked over, in a loop. */
 #define EXTENSIONS 6
 #define UNROLL
 #else
-#define SK_LOOKUP false
+#define SK_LOOKUP  false
+#define JIFFIES	   false
 /* Written out, since 4.19 takes 4,096 instructions in all. */
 #define EXTENSIONS 3
 #define UNROLL	   _Pragma("unroll")

@@ -122,6 +122,25 @@ struct {
 	__type(value, __u64);
 } pointer SEC(".maps");
 
+/* A flow that this processor has learnt, or has seen to be known. */
+struct recent {
+	struct flow flow;
+	__u32 uid;
+	__u32 jiffies; /* when, the lower half */
+	__u64 cgroup;
+};
+
+#define RECENT 256 /* a power of two */
+
+/* Spares most packets the large map and the clock. Flows that meet in an entry push each other out.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, RECENT);
+	__type(key, __u32);
+	__type(value, struct recent);
+} recent SEC(".maps");
+
 struct whose {
 	__u32 uid; /* or UID_UNKNOWN or UID_NONE */
 	__u64 cgroup;
@@ -588,6 +607,24 @@ static __always_inline bool of_kernel(struct __sk_buff *skb, const struct head *
 	return sk && sk->type == SOCK_RAW && (sk->family == AF_INET || sk->family == AF_INET6);
 }
 
+static __always_inline bool same(const struct flow *a, const struct flow *b)
+{
+	const __u64 *x = (const __u64 *)a, *y = (const __u64 *)b;
+
+	return x[0] == y[0] && x[1] == y[1] && x[2] == y[2] && x[3] == y[3] && x[4] == y[4];
+}
+
+/* The place of a flow among those that were learnt lately. */
+static __always_inline struct recent *place(const struct flow *f)
+{
+	__u32 at = f->local.s6_addr32[3] ^ f->remote.s6_addr32[3] ^ f->local_port ^
+		   (__u32)f->remote_port << 16;
+
+	at ^= at >> 16;
+	at = (at ^ at >> 8) & (RECENT - 1);
+	return bpf_map_lookup_elem(&recent, &at);
+}
+
 /*
  * Learns whose a flow is. A connection's first packets and its last ones do where
  * sockets are looked up, for what comes in when the socket is gone. On the
@@ -597,6 +634,8 @@ static __always_inline void learn(struct __sk_buff *skb, const struct head *h,
 				  const struct whose *w)
 {
 	struct owner new = {.uid = w->uid, .cgroup = w->cgroup}, *old;
+	struct recent *r = NULL;
+	__u32 jiffies = 0;
 
 	if (h->flow.protocol == IPPROTO_TCP) {
 		if (looks_up() && !(h->flags & (TCP_SYN | TCP_FIN | TCP_RST)) &&
@@ -605,12 +644,53 @@ static __always_inline void learn(struct __sk_buff *skb, const struct head *h,
 	} else if (h->flow.protocol != IPPROTO_UDP && h->kind != REQUEST) {
 		return;
 	}
+	if (JIFFIES) {
+		r = place(&h->flow);
+		jiffies = bpf_jiffies64();
+	}
+	/* A hundred are a tenth of a second up to a whole one. */
+	if (r && !(h->flags & TCP_SYN) && jiffies - r->jiffies < 100 && r->uid == w->uid &&
+	    r->cgroup == w->cgroup && same(&r->flow, &h->flow))
+		return;
 	old = bpf_map_lookup_elem(&shared_flows, &h->flow);
 	new.seen = bpf_ktime_get_ns();
 	if (!old || old->uid != w->uid || old->cgroup != w->cgroup)
 		bpf_map_update_elem(&shared_flows, &h->flow, &new, BPF_ANY);
-	else if (new.seen > old->seen + SECOND || h->flags & TCP_SYN)
+	else if (JIFFIES || new.seen > old->seen + SECOND || h->flags & TCP_SYN)
 		old->seen = new.seen;
+	if (r) {
+		r->flow = h->flow;
+		r->uid = w->uid;
+		r->cgroup = w->cgroup;
+		r->jiffies = jiffies;
+	}
+}
+
+/*
+ * Whether a packet is TCP in the midst of a connection, from which nothing is
+ * learnt: most packets are, and are not looked at further.
+ */
+static __always_inline bool is_midst(struct __sk_buff *skb, __u32 off)
+{
+	void *end = (void *)(long)skb->data_end;
+	void *at = direct((void *)(long)skb->data, off);
+	const struct ipv6hdr *ip6 = at;
+	const struct iphdr *ip = at;
+	__u8 flags;
+
+	if (at + sizeof(*ip) + 14 > end)
+		return false;
+	if (*(__u8 *)at == 0x45) {
+		if (ip->protocol != IPPROTO_TCP || ip->frag_off & bpf_htons(IP_MF | IP_OFFSET))
+			return false;
+		flags = *(__u8 *)(at + sizeof(*ip) + 13);
+	} else {
+		if (at + sizeof(*ip6) + 14 > end || *(__u8 *)at >> 4 != 6 ||
+		    ip6->nexthdr != IPPROTO_TCP)
+			return false;
+		flags = *(__u8 *)(at + sizeof(*ip6) + 13);
+	}
+	return !(flags & (TCP_SYN | TCP_FIN | TCP_RST));
 }
 
 /*
@@ -627,6 +707,9 @@ static __noinline int owner_out(struct __sk_buff *skb, __u32 ip, struct whose *w
 
 	w->uid = uid == OVERFLOW_UID ? UID_NONE : uid;
 	w->cgroup = uid == OVERFLOW_UID ? 0 : bpf_skb_cgroup_id(skb);
+	if (looks_up() && uid && uid != OVERFLOW_UID && skb->ifindex != LOOPBACK_IFINDEX &&
+	    is_midst(skb, ip))
+		return 0;
 	if (parse(skb, ip, &h) || (h.part && join(&h)))
 		return 0;
 	if (uid != OVERFLOW_UID && !(uid == 0 && of_kernel(skb, &h))) {
@@ -694,7 +777,8 @@ static __always_inline bool begins(const struct head *h)
 	return h->flow.protocol == IPPROTO_TCP && (h->flags & (TCP_SYN | TCP_ACK)) == TCP_SYN;
 }
 
-/* What is_early() is for. In a function of its own, so that the verifier forgets it before the filter. */
+/* What is_early() is for. In a function of its own, so that the verifier forgets it before the
+ * filter. */
 static __noinline int note(struct __sk_buff *skb, __u32 ip)
 {
 	struct head h;
@@ -723,7 +807,8 @@ static __noinline int owner_in(struct __sk_buff *skb, __u32 ip, struct whose *w,
 	w->uid = UID_NONE;
 	if (parse(skb, ip, &h))
 		return 0;
-	/* A fragment whose first one did not come by, or there are too many headers before the ports. */
+	/* A fragment whose first one did not come by, or there are too many headers before the
+	 * ports. */
 	if (h.part == LATER ? join(&h) : is_extension(h.flow.protocol)) {
 		w->uid = UID_UNKNOWN;
 		return 0;

@@ -9,7 +9,8 @@
 #include <linux/if_packet.h>
 #include <linux/pkt_cls.h>
 
-/* A uid is that of an app, and 100,000 for each Android user. The bit marks an app of all of them. */
+/* A uid is that of an app, and 100,000 for each Android user. The bit marks an app of all of them.
+ */
 #define USER	     100000
 #define OF_ALL_USERS 0x80000000U
 
