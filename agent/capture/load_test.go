@@ -10,12 +10,9 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
-	"github.com/cilium/ebpf/rlimit"
 	"golang.org/x/sys/unix"
 
 	"droidtap/agent/filter"
-	"droidtap/agent/plan"
-	"droidtap/bpf"
 )
 
 // TestTooMuch has the answers of kernels to a program that is too large, and to other mistakes.
@@ -39,42 +36,32 @@ func TestTooMuch(t *testing.T) {
 	}
 }
 
-// TestWithoutCgroup takes the call out of every object, and leaves a program that loads.
-func TestWithoutCgroup(t *testing.T) {
-	for _, variant := range []plan.Variant{plan.Legacy, plan.Ring} {
-		t.Run(string(variant), func(t *testing.T) {
-			spec, err := bpf.Open("packet", string(variant))
-			if err != nil {
-				t.Fatal(err)
-			}
-			calls := func() (n int) {
-				for _, p := range spec.Programs {
-					for _, in := range p.Instructions {
-						if in.IsBuiltinCall() && asm.BuiltinFunc(in.Constant) == asm.FnSkbCgroupId {
-							n++
-						}
-					}
-				}
-				return n
-			}
-			if calls() == 0 {
-				t.Fatal("the object has no call")
-			}
-			withoutCgroup(spec)
-			if n := calls(); n != 0 {
-				t.Errorf("%d calls are left", n)
-			}
-			if os.Geteuid() != 0 {
-				t.Skip("needs root to load bpf programs")
-			}
-			if err := rlimit.RemoveMemlock(); err != nil {
-				t.Fatal(err)
-			}
-			coll, err := ebpf.NewCollection(spec)
-			if err != nil {
-				t.Fatal(err)
-			}
-			coll.Close()
-		})
+// TestWithoutHelpers has programs that ask for what the kernel lacks.
+func TestWithoutHelpers(t *testing.T) {
+	program := func() *ebpf.CollectionSpec {
+		return &ebpf.CollectionSpec{Programs: map[string]*ebpf.ProgramSpec{"p": {Instructions: asm.Instructions{
+			asm.FnSkbCgroupId.Call().WithSymbol("start"),
+			asm.FnKtimeGetBootNs.Call(),
+			asm.FnGetSocketUid.Call(),
+			asm.Return(),
+		}}}}
+	}
+	for _, c := range []struct {
+		rule string
+		edit func(*ebpf.CollectionSpec)
+		want asm.Instructions
+	}{
+		{"no cgroup has the id 0", withoutCgroup, asm.Instructions{asm.Mov.Imm(asm.R0, 0), asm.FnKtimeGetBootNs.Call(), asm.FnGetSocketUid.Call(), asm.Return()}},
+		{"the monotonic clock for the boot clock", useMonotonic, asm.Instructions{asm.FnSkbCgroupId.Call(), asm.FnKtimeGetNs.Call(), asm.FnGetSocketUid.Call(), asm.Return()}},
+	} {
+		spec := program()
+		c.edit(spec)
+		got := spec.Programs["p"].Instructions
+		if got[0].Symbol() != "start" {
+			t.Errorf("%s: the program begins nowhere", c.rule)
+		}
+		if g, w := fmt.Sprint(got[0].OpCode, got[1:]), fmt.Sprint(c.want[0].OpCode, c.want[1:]); g != w {
+			t.Errorf("%s:\n%s\n%s", c.rule, g, w)
+		}
 	}
 }
