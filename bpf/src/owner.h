@@ -24,9 +24,9 @@
 /* Go: packet.flowOwner. */
 struct owner {
 	__u32 uid;
-	__u32 pad;
-	__u64 cgroup; /* 0: unknown */
-	__u64 seen;   /* when it was learnt last, ns of the monotonic clock */
+	__u32 jiffies; /* when it was learnt last, for this file only; 0: unknown */
+	__u64 cgroup;  /* 0: unknown */
+	__u64 seen;    /* when it was learnt last, ns of the monotonic clock */
 };
 
 /*
@@ -138,6 +138,21 @@ static __noinline int join(struct head *h)
 	return 0;
 }
 
+/* Cheap time in ticks of 1 to 10 ms, never 0. */
+static __always_inline __u32 ticks(void)
+{
+	return JIFFIES ? bpf_jiffies64() | 1 : 1;
+}
+
+/* Whether an owner was learnt within some seconds. The clock is asked only where ticks do not tell.
+ */
+static __always_inline bool is_fresh(const struct owner *o, __u64 limit)
+{
+	if (JIFFIES && o->jiffies && ticks() - o->jiffies < 6000) /* a minute at most */
+		return true;
+	return bpf_ktime_get_ns() <= o->seen + limit;
+}
+
 /* The owner of a flow that was learnt, NULL if that is too long ago. */
 static __always_inline struct owner *learnt(const struct flow *f)
 {
@@ -146,7 +161,7 @@ static __always_inline struct owner *learnt(const struct flow *f)
 	struct port port = {.protocol = f->protocol, .port = f->local_port};
 	__u64 *closed;
 
-	if (!o || bpf_ktime_get_ns() > o->seen + limit)
+	if (!o || !is_fresh(o, limit))
 		return NULL;
 	/* Where the lookup found no socket, the port is nobody else's. */
 	if (f->protocol == IPPROTO_UDP && !looks_up()) {
@@ -225,8 +240,6 @@ static __always_inline void learn(struct __sk_buff *skb, const struct head *h,
 {
 	struct owner new = {.uid = w->uid, .cgroup = w->cgroup}, *old;
 	struct recent *r = NULL;
-	__u32 jiffies = 0;
-
 	if (h->flow.protocol == IPPROTO_TCP) {
 		if (looks_up() && !(h->flags & (TCP_SYN | TCP_FIN | TCP_RST)) &&
 		    skb->ifindex != LOOPBACK_IFINDEX)
@@ -234,25 +247,26 @@ static __always_inline void learn(struct __sk_buff *skb, const struct head *h,
 	} else if (h->flow.protocol != IPPROTO_UDP && h->kind != REQUEST) {
 		return;
 	}
-	if (JIFFIES) {
+	new.jiffies = ticks();
+	if (JIFFIES)
 		r = place(&h->flow);
-		jiffies = bpf_jiffies64();
-	}
 	/* A hundred are a tenth of a second up to a whole one. */
-	if (r && !(h->flags & TCP_SYN) && jiffies - r->jiffies < 100 && r->uid == w->uid &&
-	    r->cgroup == w->cgroup && same(&r->flow, &h->flow))
+	if (r && !(h->flags & TCP_SYN) && new.jiffies - r->jiffies < 100 && r->uid == w->uid &&
+	    r->cgroup == w->cgroup &&same(&r->flow, &h->flow))
 		return;
 	old = bpf_map_lookup_elem(&shared_flows, &h->flow);
 	new.seen = bpf_ktime_get_ns();
 	if (!old || old->uid != w->uid || old->cgroup != w->cgroup)
 		bpf_map_update_elem(&shared_flows, &h->flow, &new, BPF_ANY);
-	else if (JIFFIES || new.seen > old->seen + SECOND || h->flags & TCP_SYN)
+	else if (JIFFIES || new.seen > old->seen + SECOND || h->flags & TCP_SYN) {
+		old->jiffies = new.jiffies;
 		old->seen = new.seen;
+	}
 	if (r) {
 		r->flow = h->flow;
 		r->uid = w->uid;
 		r->cgroup = w->cgroup;
-		r->jiffies = jiffies;
+		r->jiffies = new.jiffies;
 	}
 }
 

@@ -16,10 +16,10 @@ type flowKey struct {
 
 // flowOwner mirrors struct owner: a value of shared_flows.
 type flowOwner struct {
-	UID    uint32
-	Pad    uint32
-	Cgroup uint64 // 0: unknown
-	Seen   uint64 // when it was learnt last, ns of CLOCK_MONOTONIC
+	UID     uint32
+	Jiffies uint32 // the programs' own; 0: unknown, which is what user space writes
+	Cgroup  uint64 // 0: unknown
+	Seen    uint64 // when it was learnt last, ns of CLOCK_MONOTONIC
 }
 
 // fragmentKey mirrors struct fragment: the key of shared_fragments.
