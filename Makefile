@@ -31,7 +31,7 @@ deps: ## install the packages that building and testing need (Debian, root)
 # A variant is a set of kernel features, never a version: see bpf/src/agent.h.
 VARIANTS        := legacy ring
 FEATURES_legacy :=
-FEATURES_ring   := -DHAVE_RODATA -DHAVE_RINGBUF
+FEATURES_ring   := -DHAVE_RODATA -DHAVE_RINGBUF -DHAVE_SK_LOOKUP
 SOURCES         := $(wildcard bpf/src/*.bpf.c)
 OBJDIR          ?= bpf/obj
 NETD            ?= scripts/netd/netd.o
