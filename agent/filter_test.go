@@ -240,7 +240,7 @@ func TestTooMuchForTheKernel(t *testing.T) {
 				t.Errorf("%d packets, the first of %d bytes, are in the file", len(f.Packets), len(f.Packets[0].Data))
 			}
 			counted := counters(t, p.Stderr())
-			if counted["received by filter"] != 7 || (counted["left out by the filter in the agent"] > 0) != c.warns {
+			if counted["received by filter"] != 7 || (counted["left out in the agent"] > 0) != c.warns {
 				t.Errorf("it is said at the end:\n%s", p.Stderr())
 			}
 			if s := f.Interfaces[0].Statistics; s[6] != 7 {

@@ -241,7 +241,7 @@ func printSummary(w io.Writer, s capture.Summary) {
 	fmt.Fprintf(w, "%d packets dropped by kernel\n", s.Dropped)
 	fmt.Fprintf(w, "%d packets dropped by agent, %d unattributed\n", s.Ignored, s.Unattributed)
 	if s.Refused > 0 {
-		fmt.Fprintf(w, "%d packets left out by the filter in the agent, behind the kernel\n", s.Refused)
+		fmt.Fprintf(w, "%d packets left out in the agent, behind the kernel, by the filter or for their owner\n", s.Refused)
 	}
 	for _, text := range s.Instead {
 		fmt.Fprintln(w, oneLine(text))

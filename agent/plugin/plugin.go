@@ -128,9 +128,9 @@ type Counter interface {
 // Counts are the totals of one source, in packets.
 type Counts struct {
 	Received     uint64              // matched the filter (and the owner, if one was asked for): one record each
-	Refused      uint64              // of those received: left out by the filter behind the kernel; a source counts them as received, a summary does not
+	Refused      uint64              // of those received: left out behind the kernel, by the filter or their owner; a source counts them as received, a summary does not
 	Dropped      uint64              // matched, but could not be handed to the agent
-	Unattributed uint64              // left out: an owner was asked for and theirs is unknown
+	Unattributed uint64              // matched, and nobody owns them or who does is not known: left out, or kept if that is wanted
 	Interfaces   []pcapng.Statistics // one for each interface, Time left to the caller
 	Instead      []string            // what was captured by another hook than the plan's first, and why
 	Gaps         []Gap               // in the order of Interfaces, of those that have any

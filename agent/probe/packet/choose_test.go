@@ -129,19 +129,19 @@ func TestPoints(t *testing.T) {
 		rule       string
 		ifc        android.Interface
 		directions uint32
-		uids       []uint32
+		comments   commenting
 		want       []point
 	}{
-		{"both ways", wlan, 3, nil, []point{in, out}},
-		{"-Q in", wlan, recordIngress, nil, []point{in}},
-		{"-Q out", wlan, recordEgress, nil, []point{out}},
-		{"flows are learnt on the way out", wlan, recordIngress, []uint32{0}, []point{in, out}},
-		{"a packet on lo is recorded once", lo, 3, nil, []point{in}},
-		{"and on the way out if that is asked for", lo, recordEgress, nil, []point{out}},
-		{"lo with an owner", lo, 3, []uint32{0}, []point{in, out}},
+		{"both ways", wlan, 3, commentNone, []point{in, out}},
+		{"-Q in", wlan, recordIngress, commentNone, []point{in}},
+		{"-Q out", wlan, recordEgress, commentNone, []point{out}},
+		{"flows are learnt on the way out", wlan, recordIngress, commentFirst, []point{in, out}},
+		{"a packet on lo is recorded once", lo, 3, commentNone, []point{in}},
+		{"and on the way out if that is asked for", lo, recordEgress, commentNone, []point{out}},
+		{"lo with owners", lo, 3, commentFirst, []point{in, out}},
 	} {
 		t.Run(tc.rule, func(t *testing.T) {
-			s := source{options: options{directions: tc.directions, uids: tc.uids}}
+			s := source{options: options{directions: tc.directions, owning: owning{keep: true, comments: tc.comments}}}
 			if d := cmp.Diff(tc.want, s.points(tc.ifc)); d != "" {
 				t.Error(d)
 			}
@@ -196,15 +196,6 @@ func TestNumbers(t *testing.T) {
 		got, err := directions(q)
 		if got != want || (err != nil) != (want == 0) || err != nil && !plugin.IsUsage(err) {
 			t.Errorf("-Q %q: %d, %v", q, got, err)
-		}
-	}
-	got, err := parseUIDs([]string{"0", " 10123", "10123"})
-	if d := cmp.Diff([]uint32{0, 10123}, got); d != "" || err != nil {
-		t.Error(d, err)
-	}
-	for _, bad := range []string{"", "x", "-1", "4294967295", "4294967296", "10123.5"} {
-		if _, err := parseUIDs([]string{bad}); !plugin.IsUsage(err) {
-			t.Errorf("--uid %q: %v", bad, err)
 		}
 	}
 }

@@ -5,14 +5,11 @@ package packet
 import (
 	"bytes"
 	"os"
-	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/urfave/cli/v2"
 
 	"droidtap/agent/filter"
-	"droidtap/agent/pcapng"
 	"droidtap/agent/plugin"
 )
 
@@ -20,7 +17,7 @@ import (
 const maxSnaplen = 262144
 
 func flags() []cli.Flag {
-	return []cli.Flag{
+	return append([]cli.Flag{
 		&cli.StringSliceFlag{Name: "interface", Aliases: []string{"i"}, Category: plugin.GroupCapture,
 			Usage: "capture on `IF[,IF]` (repeatable), a number from -D, a pattern such as 'rmnet*', @inet: what leads to the internet, or any; all are followed as they come and go", DefaultText: "any"},
 		&cli.IntFlag{Name: "snapshot-length", Aliases: []string{"s"}, Category: plugin.GroupCapture,
@@ -29,15 +26,13 @@ func flags() []cli.Flag {
 			Usage: "capture packets that go `in|out|inout`"},
 		&cli.StringFlag{Name: "expression-file", Aliases: []string{"F"}, Category: plugin.GroupCapture,
 			Usage: "read the expression from `FILE`; # begins a comment"},
-		&cli.StringSliceFlag{Name: "uid", Category: plugin.GroupApp,
-			Usage: "capture only packets of sockets of the user ids `N[,N]` (0 is root); a packet whose owner is unknown is left out and counted"},
 		&cli.BoolFlag{Name: "list-interfaces", Aliases: []string{"D"}, Category: plugin.GroupInstead,
 			Usage: "list the interfaces"},
 		&cli.BoolFlag{Name: "dump-filter", Aliases: []string{"d"}, Category: plugin.GroupInstead, Count: new(int),
 			Usage: "print the expression's classic bpf program; -dd as C, -ddd as numbers, -dddd the eBPF that is injected"},
 		&cli.StringFlag{Name: "filter-form", Category: plugin.GroupAdvanced, Value: "auto",
 			Usage: "run the expression in the form `auto|hybrid|load-bytes|agent`; agent: behind the kernel"},
-	}
+	}, ownerFlags()...)
 }
 
 // options is what the flags say, checked.
@@ -46,8 +41,8 @@ type options struct {
 	expr       string
 	snaplen    uint32        // 1 to maxSnaplen
 	directions uint32        // recordIngress, recordEgress
-	uids       []uint32      // empty: packets of everybody
 	forms      []filter.Form // to be tried in this order
+	owning
 }
 
 // parse checks the flags; its errors are usage errors of one line.
@@ -66,11 +61,8 @@ func parse(c *cli.Context) (options, error) {
 	if o.forms, err = forms(c.String("filter-form")); err != nil {
 		return o, err
 	}
-	if o.uids, err = parseUIDs(c.StringSlice("uid")); err != nil {
+	if o.owning, err = parseOwning(c); err != nil {
 		return o, err
-	}
-	if c.IsSet("uid") && len(o.uids) == 0 {
-		return o, plugin.Usagef("--uid needs a user id")
 	}
 	return o, nil
 }
@@ -132,18 +124,4 @@ func directions(q string) (uint32, error) {
 		return recordIngress | recordEgress, nil
 	}
 	return 0, plugin.Usagef("-Q %q: a direction is in, out or inout", q)
-}
-
-func parseUIDs(list []string) ([]uint32, error) {
-	var uids []uint32
-	for _, s := range list {
-		n, err := strconv.ParseUint(strings.TrimSpace(s), 10, 32)
-		if err != nil || n == pcapng.UIDUnknown {
-			return nil, plugin.Usagef("--uid %q: a user id is a number from 0 to %d", s, pcapng.UIDUnknown-1)
-		}
-		if uid := uint32(n); !slices.Contains(uids, uid) {
-			uids = append(uids, uid)
-		}
-	}
-	return uids, nil
 }

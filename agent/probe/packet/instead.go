@@ -30,11 +30,10 @@ func instead(c *cli.Context) (bool, error) {
 		}
 		return true, list(c.App.Writer, all)
 	case c.Bool("dump-filter"):
-		src, err := fromFlags(c)
+		s, err := newSource(c)
 		if err != nil {
 			return true, err
 		}
-		s := src.(*source)
 		return true, dump(c.App.Writer, c.App.ErrWriter, s, c.Count("dump-filter"))
 	}
 	return false, nil

@@ -29,6 +29,7 @@ type keeper struct {
 	watcher *rtnl.Watcher
 	clock   io.Closer // that is watched, too
 	run     sync.WaitGroup
+	ended   chan struct{} // closed when it is
 
 	// What follows is guarded by source.mu.
 	inet    []int              // the uplinks, as they were seen last
@@ -54,7 +55,7 @@ const (
 
 // Attach attaches to the interfaces that there are, and to others as they come. An
 // interface that was not named and cannot be attached to is left out.
-func (s *source) Attach(coll *ebpf.Collection, t plugin.Target) (io.Closer, error) {
+func (s *source) Attach(coll *ebpf.Collection, t plugin.Target) (_ io.Closer, err error) {
 	swept, err := hook.Sweep()
 	for _, line := range swept {
 		t.Log.Warn("left by a killed run: " + line)
@@ -64,7 +65,19 @@ func (s *source) Attach(coll *ebpf.Collection, t plugin.Target) (io.Closer, erro
 	}
 	s.programs, coll.Programs = coll.Programs, nil
 	s.interfaces = coll.Maps["interfaces"]
-	k := &keeper{source: s, target: t, away: map[string]absence{}, said: map[string]string{}, unfit: map[fitting]error{}}
+	k := &keeper{source: s, target: t, away: map[string]absence{}, said: map[string]string{}, unfit: map[fitting]error{},
+		ended: make(chan struct{})}
+	if s.told() {
+		if s.owners, err = openOwners(&s.owning, &s.ports, coll.Maps, t.Log); err != nil {
+			return k, err
+		}
+		s.settler = newSettler(s.owners)
+		defer func() { // what cannot be attached is never settled
+			if err != nil {
+				err = errors.Join(err, s.owners.Close())
+			}
+		}()
+	}
 	// Before the first look, so that nothing can go unnoticed.
 	if k.watcher, err = rtnl.Watch(s.selection.internet || asksNetmask(s.expr)); err != nil {
 		return k, fmt.Errorf("watch interfaces: %w", err)
@@ -79,6 +92,9 @@ func (s *source) Attach(coll *ebpf.Collection, t plugin.Target) (io.Closer, erro
 		return k, err
 	}
 	k.run.Go(k.follow)
+	if s.owners != nil {
+		k.run.Go(k.followApps)
+	}
 	return k, nil
 }
 
@@ -121,6 +137,7 @@ func (k *keeper) Close() error {
 	if k.watcher != nil {
 		errs = append(errs, k.watcher.Close())
 	}
+	close(k.ended)
 	k.run.Wait()
 	k.mu.Lock()
 	defer k.mu.Unlock()

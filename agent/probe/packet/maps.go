@@ -45,13 +45,14 @@ type counts struct {
 // mostInterfaces is how many can be captured at a time. One that is there still, but is not captured any more, counts for some seconds.
 const mostInterfaces = 255
 
-// fillMaps writes what the programs read: settings, interfaces, uids. wakeup and
-// snaplen are in bytes. Maps that no program of spec uses are left out.
-func (s *source) fillMaps(spec *ebpf.CollectionSpec, wakeup, snaplen uint32) error {
-	set := settings{Snaplen: snaplen, Directions: s.directions, Wakeup: wakeup}
-	if len(s.uids) > 0 {
-		set.Owner = ownerFilter
-	}
+// mostUIDs is how many uids and app ids the programs may filter by: more than a phone has, of all its users.
+const mostUIDs = 1 << 16
+
+// fillMaps writes what the programs read, but for the uids, which are known when it is attached, and sizes the maps. snaplen is in
+// bytes. Maps that no program of spec uses are left out.
+func (s *source) fillMaps(spec *ebpf.CollectionSpec, t plugin.Target, snaplen uint32) error {
+	set := settings{Snaplen: snaplen, Directions: s.directions, Wakeup: uint32(t.Wakeup)}
+	s.setOwners(&set, spec, t)
 	if s.directions&recordIngress != 0 {
 		set.LoopbackOnce = 1
 	}
@@ -71,16 +72,35 @@ func (s *source) fillMaps(spec *ebpf.CollectionSpec, wakeup, snaplen uint32) err
 	interfaces.MaxEntries = mostInterfaces + 1
 	interfaces.Contents = []ebpf.MapKV{{Key: uint32(0), Value: make([]counts, cpus)}} // what no interface claims
 
-	uids := spec.Maps["uids"]
-	for _, uid := range s.uids {
-		uids.Contents = append(uids.Contents, ebpf.MapKV{Key: uid, Value: uint8(1)})
-	}
-	uids.MaxEntries = max(1, uint32(len(uids.Contents)))
-	if len(s.uids) == 0 {
-		spec.Maps["shared_flows"].MaxEntries = 1 // nothing is learnt, so spend no memory
-	}
 	dropUnused(spec)
 	return nil
+}
+
+// setOwners has the programs tell owners, filter by them, or neither.
+func (s *source) setOwners(set *settings, spec *ebpf.CollectionSpec, t plugin.Target) {
+	set.Owner = s.mode()
+	if !s.wantsNamed() {
+		set.Others = 1
+	}
+	if s.keep {
+		set.Unattributed = 1
+	}
+	uids := spec.Maps["uids"]
+	uids.MaxEntries = 1
+	if set.Owner == ownerFilter {
+		// Without memory for all of them at once.
+		uids.MaxEntries, uids.Flags = mostUIDs, unix.BPF_F_NO_PREALLOC
+	}
+	if set.Owner == ownerIgnore {
+		for _, name := range []string{"shared_flows", "shared_fragments", "shared_closed"} {
+			if m := spec.Maps[name]; m != nil {
+				m.MaxEntries = 1 // nothing is learnt, so spend no memory
+			}
+		}
+		return
+	}
+	set.SockUID, set.SockCgroup, set.CgroupNode, set.NodeID = t.Types.SockUID, t.Types.SockCgroup, t.Types.CgroupNode, t.Types.NodeID
+	s.lookup = set.SockUID != 0 && spec.Maps["events"].Type == ebpf.RingBuf // the object for 5.8 and later looks up
 }
 
 // dropUnused removes the maps that no program uses, the largest of which would hold records.
@@ -211,7 +231,9 @@ func (s *source) total(p *port) (sum counts, err error) {
 func (s *source) statistics(p *port) (st pcapng.Statistics, sum counts, refused uint64, err error) {
 	// Before the kernel's counters: each packet was counted there first.
 	refused = p.refused.Load()
+	unattributed := p.unattributed.Load()
 	sum, err = s.total(p)
+	sum.Unattributed += unattributed
 	return pcapng.Statistics{
 		Interface: p.number,
 		Received:  sum.In + sum.Out,
@@ -227,6 +249,14 @@ func (s *source) comment(p *port, since time.Time, text string) *pcapng.Statisti
 	return &st
 }
 
+// unattributed is the comment on an interface's last statistics where packets were without a known owner: a stable text.
+func (s *source) unattributed(n uint64) string {
+	if s.keep {
+		return fmt.Sprintf("unattributed=%d kept", n)
+	}
+	return fmt.Sprintf("unattributed=%d left out", n)
+}
+
 // Counts reads what the programs counted.
 func (s *source) Counts(*ebpf.Collection) (plugin.Counts, error) {
 	s.mu.Lock()
@@ -240,6 +270,9 @@ func (s *source) Counts(*ebpf.Collection) (plugin.Counts, error) {
 		total.Refused += refused
 		total.Dropped += sum.Dropped
 		total.Unattributed += sum.Unattributed
+		if sum.Unattributed > 0 && s.told() {
+			st.Comment = s.unattributed(sum.Unattributed)
+		}
 		total.Interfaces = append(total.Interfaces, st)
 		if p.instead != "" {
 			total.Instead = append(total.Instead, p.name+" was "+p.instead)

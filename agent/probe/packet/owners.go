@@ -3,98 +3,187 @@
 package packet
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"slices"
 	"sync/atomic"
 	"time"
 
-	"droidtap/agent/sockdiag"
-	"droidtap/android"
+	"github.com/cilium/ebpf"
+
+	"droidtap/agent/apps"
+	"droidtap/agent/owner"
+	"droidtap/agent/process"
 )
 
-// owners tells whose the packets of one packet socket are, by asking the kernel for the socket of their flow. One goroutine
-// uses it, but for unknown.
+// owners knows who may own packets. What it holds is open from the attach until nobody settles packets any more.
 type owners struct {
-	wanted   []uint32 // sorted
-	l2       bool
-	loopback bool
-	ifindex  uint32
-	conn     *sockdiag.Conn
-	table    *sockdiag.Table
-	missing  atomic.Uint64
-	now      func() time.Time
-	log      *slog.Logger
+	*owning
+	ports     *ports
+	finder    finder          // nil: the kernel cannot be asked
+	processes processes       // nil: nobody asks for them, or they are not to be told
+	book      book            // nil: it cannot be read
+	uids      *ebpf.Map       // of the programs; nil: they filter by none
+	filled    map[uint32]bool // what uids holds
+	view      atomic.Pointer[view]
+	now       func() time.Time
+	log       *slog.Logger
+	said      map[string]bool // warnings
+	opened    []func() error  // what closes it
 }
 
-// newOwners is called in the network namespace of the capture.
-func newOwners(uids []uint32, ifc android.Interface, log *slog.Logger) (*owners, error) {
-	conn, err := sockdiag.Open()
-	if err != nil {
-		return nil, fmt.Errorf("find the owners of packets on %s: %w", ifc.Name, err)
+// What owners asks.
+type (
+	finder interface {
+		Find(owner.Question) owner.Answer
+		Inode(owner.Question) uint32
 	}
-	o := &owners{
-		wanted:   slices.Sorted(slices.Values(uids)),
-		l2:       ifc.Framing() == android.L2,
-		loopback: ifc.Loopback,
-		ifindex:  uint32(ifc.Index),
-		conn:     conn,
-		table:    sockdiag.NewTable(conn),
-		now:      time.Now,
-		log:      log,
+	processes interface {
+		Android() bool
+		OfCgroup(id uint64) (process.Process, bool)
+		OfInode(inode uint32) []process.Process
 	}
-	if err := conn.Missing(); err != nil {
-		log.Warn(fmt.Sprintf("find the owners of packets on %s: %v: those packets are left out and counted", ifc.Name, err))
+	book interface {
+		Names(uid uint32) []string
+		Rules(apps.Selection) (apps.Rules, []string)
+		Changes() <-chan struct{}
 	}
-	return o, nil
-}
+)
 
-// admits tells whether a packet is of one of the uids, and notes which. On the loopback interface a packet is seen
-// once and has two owners: a wanted one wins.
-func (o *owners) admits(e *event, packet []byte) bool {
-	uid, known := o.owner(packet, e.Direction == recordEgress)
-	if o.loopback && !o.wants(uid, known) {
-		if other, too := o.owner(packet, e.Direction != recordEgress); o.wants(other, too) || !known {
-			uid, known = other, too
+// openOwners is called in the network namespace of the capture, before anything is attached. What cannot be had is an error where
+// packets are to be left out by it; else they only lack it in their comments.
+func openOwners(o *owning, p *ports, shared map[string]*ebpf.Map, log *slog.Logger) (_ *owners, err error) {
+	s := &owners{owning: o, ports: p, now: time.Now, log: log, said: map[string]bool{}}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, s.Close())
 		}
-	}
-	if !known {
-		o.missing.Add(1)
-		return false
-	}
-	e.UID = uid
-	return o.wants(uid, known)
-}
-
-func (o *owners) wants(uid uint32, known bool) bool {
-	_, wanted := slices.BinarySearch(o.wanted, uid)
-	return known && wanted
-}
-
-func (o *owners) owner(packet []byte, outgoing bool) (uid uint32, known bool) {
-	flow, syn, ok := sockdiag.ParseFlow(packet, o.l2, outgoing)
-	if !ok {
-		return 0, false
-	}
-	flow.Ifindex = o.ifindex
-	return o.table.Owner(flow, o.now(), syn)
-}
-
-// unknown returns how many packets were left out because their owner is not known.
-func (o *owners) unknown() uint64 {
-	if o == nil {
-		return 0
-	}
-	return o.missing.Load()
-}
-
-// Close is called when nobody asks any more.
-func (o *owners) Close() error {
-	if o == nil {
+	}()
+	without := func(asked bool, what string, err error) error {
+		if err = fmt.Errorf("%s: %w", what, err); asked {
+			return err
+		}
+		log.Info(err.Error() + ": the comments do without")
 		return nil
 	}
-	if times, first := o.table.Failures(); times > 0 {
-		o.log.Warn(fmt.Sprintf("the kernel did not tell %d times whose packets are: %v", times, first))
+	f, err := owner.Open(owner.Options{Flows: shared["shared_flows"], Fragments: shared["shared_fragments"], Closed: shared["shared_closed"], Log: log})
+	if err == nil {
+		s.finder = f
+		s.opened = append(s.opened, f.Close)
+	} else if err = without(o.filtering(), "find the owners of packets", err); err != nil {
+		return nil, err
 	}
-	return o.conn.Close()
+	if o.byProcess() || o.comments != commentNone {
+		t, err := process.Open(process.Options{Log: log})
+		if err == nil {
+			s.processes = t
+			s.opened = append(s.opened, t.Close)
+		} else if err = without(o.byProcess(), "find processes", err); err != nil {
+			return nil, err
+		}
+	}
+	b, err := apps.Open(o.packages, log)
+	if err == nil {
+		s.book = b
+		s.opened = append(s.opened, b.Close)
+	} else if err = without(!o.whose.All(), "read which apps there are", err); err != nil {
+		return nil, err
+	}
+	if o.byOwner() {
+		s.uids, s.filled = shared["uids"], map[uint32]bool{}
+	}
+	return s, s.follow()
+}
+
+// follow makes the programs filter by what the book says now.
+func (s *owners) follow() error {
+	rules := apps.Rules{Others: !s.wantsNamed()}
+	if s.book != nil {
+		var warnings []string
+		rules, warnings = s.book.Rules(s.whose)
+		for _, w := range warnings {
+			if !s.said[w] {
+				s.said[w] = true
+				s.log.Warn(w)
+			}
+		}
+	}
+	err := s.fill(rules)
+	before := s.view.Swap(&view{rules})
+	if s.byOwner() && before != nil && !maps.Equal(before.Of, rules.Of) {
+		s.log.Info(fmt.Sprintf("packets are filtered by %d user and app ids from now on", len(rules.Of)))
+	}
+	return err
+}
+
+// fill puts rules into the programs' map of uids. What is wanted comes before what is not any more goes.
+func (s *owners) fill(rules apps.Rules) error {
+	if s.uids == nil {
+		return nil
+	}
+	for uid, pass := range rules.Of {
+		if was, there := s.filled[uid]; there && was == pass {
+			continue
+		}
+		value := uint8(0)
+		if pass {
+			value = 1
+		}
+		if err := s.uids.Put(uid, value); err != nil {
+			return fmt.Errorf("have the programs filter by user id %d: %w", uid&^apps.AppID, err)
+		}
+		s.filled[uid] = pass
+	}
+	for uid := range s.filled {
+		if _, stays := rules.Of[uid]; stays {
+			continue
+		}
+		if err := s.uids.Delete(uid); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+			return fmt.Errorf("have the programs filter by user id %d no more: %w", uid&^apps.AppID, err)
+		}
+		delete(s.filled, uid)
+	}
+	return nil
+}
+
+// changes has something to read from after each change of the apps that there are.
+func (s *owners) changes() <-chan struct{} {
+	if s.book == nil {
+		return nil
+	}
+	return s.book.Changes()
+}
+
+// followApps has the programs follow the apps as they are installed and removed.
+func (k *keeper) followApps() {
+	for {
+		select {
+		case <-k.owners.changes():
+			k.locked(k.owners.follow)
+		case <-k.ended:
+			return
+		}
+	}
+}
+
+// Close is called when nobody settles packets any more.
+func (s *owners) Close() error {
+	var errs []error
+	for _, close := range slices.Backward(s.opened) {
+		errs = append(errs, close())
+	}
+	s.opened = nil
+	return errors.Join(errs...)
+}
+
+// first returns the lowest uid that is wanted, of the phone's first user where it is any user's.
+func first(rules apps.Rules) (uid uint32, ok bool) {
+	for key, pass := range rules.Of {
+		if of := key &^ apps.AppID; pass && (!ok || of < uid) {
+			uid, ok = of, true
+		}
+	}
+	return uid, ok
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/urfave/cli/v2"
 
+	"droidtap/agent/apps"
 	"droidtap/agent/filter"
 	"droidtap/agent/pcapng"
 	"droidtap/agent/plan"
@@ -44,6 +45,9 @@ type source struct {
 	ports       ports
 	taps        []*tap                   // in the order in which they were attached
 	programs    map[string]*ebpf.Program // by name, loaded and not closed
+	owners      *owners                  // nil: nobody is told whose packets are
+	settler     *settler                 // of the classifiers' ring
+	lookup      bool                     // the programs look up the sockets of what comes in
 	interfaces  *ebpf.Map                // of the programs: what they count
 	changes     int                      // of taps
 }
@@ -71,7 +75,37 @@ func (s *source) edit(change func(*filters)) {
 	}
 }
 
+// telling is a source whose packets have owners.
+type telling struct{ *source }
+
+// WantsTypes is true: with offsets in the kernel's structs the programs know the owners of what comes in at once.
+func (t telling) WantsTypes() bool { return true }
+
+// Settle finds and names the owners of packets.
+func (t telling) Settle(blocks []pcapng.Block, last bool) (done int) {
+	return t.settler.Settle(blocks, last)
+}
+
+// End ends what Settle needed.
+func (t telling) End() error {
+	if t.owners == nil { // it was never attached
+		return nil
+	}
+	return t.owners.Close()
+}
+
 func fromFlags(c *cli.Context) (plugin.Source, error) {
+	s, err := newSource(c)
+	switch {
+	case err != nil:
+		return nil, err
+	case s.told():
+		return telling{s}, nil
+	}
+	return s, nil
+}
+
+func newSource(c *cli.Context) (*source, error) {
 	o, err := parse(c)
 	if err != nil {
 		return nil, err
@@ -112,11 +146,28 @@ func (s *source) uplinks() ([]int, error) {
 	if !s.selection.internet {
 		return nil, nil
 	}
-	uid := uint32(shellUID)
-	if len(s.uids) > 0 {
-		uid = s.uids[0]
+	return rtnl.Internet(s.routed())
+}
+
+// routed returns the uid whose way to the internet counts: the first one of those that are wanted.
+func (s *source) routed() uint32 {
+	if len(s.whose.UIDs) > 0 {
+		return s.whose.UIDs[0]
 	}
-	return rtnl.Internet(uid)
+	if len(s.whose.Apps) == 0 {
+		return shellUID
+	}
+	var rules apps.Rules
+	if s.owners != nil {
+		rules = s.owners.view.Load().Rules
+	} else if b, err := apps.Open(s.packages, slog.New(slog.DiscardHandler)); err == nil { // Attach says what is wrong
+		rules, _ = b.Rules(s.whose)
+		_ = b.Close()
+	}
+	if uid, ok := first(rules); ok {
+		return uid
+	}
+	return shellUID
 }
 
 // shellUID is an owner like any app to Android's routes: AID_SHELL of android_filesystem_config.h.
@@ -151,24 +202,24 @@ func (s *source) Prepare(spec *ebpf.CollectionSpec, t plugin.Target) error {
 	if len(n) == 0 {
 		return s.prepareAny(f, spec, t)
 	}
-	return s.prepare(f, n, spec, t, s.snaplen)
+	return s.prepare(f, n, spec, t)
 }
 
 // prepareAny prepares programs for interfaces that are not there yet: the kernel's answer is wanted now, and the maps.
 func (s *source) prepareAny(f *filters, spec *ebpf.CollectionSpec, t plugin.Target) error {
-	points, snaplen := s.points(anyEthernet), s.snaplen
+	points := s.points(anyEthernet)
 	if t.Plan.Hooks[0] == plan.Packet {
-		points, snaplen = []point{socket}, s.socketSnaplen()
+		points = []point{socket}
 	}
 	n := needs{}
 	for w := range f.of {
 		n.add(w, points...)
 	}
-	return s.prepare(f, n, spec, t, snaplen)
+	return s.prepare(f, n, spec, t)
 }
 
-// prepare injects filters into the programs that are needed, which are to record snaplen bytes.
-func (s *source) prepare(f *filters, n needs, spec *ebpf.CollectionSpec, t plugin.Target, snaplen uint32) error {
+// prepare injects filters into the programs that are needed.
+func (s *source) prepare(f *filters, n needs, spec *ebpf.CollectionSpec, t plugin.Target) error {
 	form, err := f.smaller(n, s.forms, t.Attempt)
 	if err != nil {
 		return err
@@ -177,10 +228,23 @@ func (s *source) prepare(f *filters, n needs, spec *ebpf.CollectionSpec, t plugi
 	if err != nil {
 		return err
 	}
+	snaplen := s.recorded()
 	if !exact {
 		snaplen = maxSnaplen // the filter behind the kernel may look anywhere
 	}
-	return s.fillMaps(spec, uint32(t.Wakeup), snaplen)
+	return s.fillMaps(spec, t, snaplen)
+}
+
+// ownerHead is how many bytes of a packet hold what names its flow, but for unusual headers. A record of fewer takes as much of the
+// ring.
+const ownerHead = 128
+
+// recorded returns how many bytes of a packet come from the kernel.
+func (s *source) recorded() uint32 {
+	if s.told() {
+		return max(s.snaplen, ownerHead)
+	}
+	return s.snaplen
 }
 
 // sayForm tells how a lane's filters run at a point.
@@ -197,12 +261,11 @@ func (s *source) sayForm(f filters, at point, log *slog.Logger) {
 	}
 }
 
-// points returns where an interface needs a classifier. An owner
-// filter needs the way out even where only the way in is recorded: flows are
+// points returns where an interface needs a classifier. Owners
+// need the way out even where only the way in is recorded: flows are
 // learnt there. The loopback interface shows each packet twice; the way in is
 // the one that is recorded.
 func (s *source) points(ifc android.Interface) []point {
-	owner := len(s.uids) > 0
 	var points []point
 	if s.directions&recordIngress != 0 {
 		points = append(points, ingress)
@@ -211,7 +274,7 @@ func (s *source) points(ifc android.Interface) []point {
 	if ifc.Loopback && s.directions&recordIngress != 0 {
 		out = false
 	}
-	if out || owner {
+	if out || s.told() {
 		points = append(points, egress)
 	}
 	return points

@@ -17,8 +17,11 @@ import (
 // port is an interface as the file knows it. It outlives the kernel's interface, which may come back under another index.
 type port struct {
 	portKey
-	number  int           // of its block
-	refused atomic.Uint64 // packets that the filter left out here
+	number       int           // of its block
+	loopback     bool          // it is the loopback interface
+	index        atomic.Uint32 // by which it is, or was last
+	refused      atomic.Uint64 // packets that the filter, or their owner, left out here
+	unattributed atomic.Uint64 // packets whose owner was not found out here
 	// What follows is guarded by source.mu.
 	gone  counts         // of indexes and rings that are not there any more
 	rings map[*ring]bool // of packet sockets, being read
@@ -38,6 +41,7 @@ func keyOf(ifc android.Interface) portKey { return portKey{ifc.Name, linkTypes[i
 type ports struct {
 	known   map[portKey]*port
 	byIndex atomic.Pointer[map[uint32]*port] // for readers, who take no lock
+	order   atomic.Pointer[[]*port]          // by their numbers, for the same
 	left    map[uint32]departure             // indexes whose interface is not captured any more
 }
 
@@ -54,12 +58,15 @@ func (p *ports) add(ifc android.Interface) (of *port, fresh bool) {
 	of = p.known[key]
 	if of == nil {
 		fresh = true
-		of = &port{portKey: key, number: len(p.known), rings: map[*ring]bool{}, gap: plugin.Gap{Name: ifc.Name}}
+		of = &port{portKey: key, number: len(p.known), loopback: ifc.Loopback, rings: map[*ring]bool{}, gap: plugin.Gap{Name: ifc.Name}}
 		if p.known == nil {
 			p.known = map[portKey]*port{}
 		}
 		p.known[key] = of
+		order := p.all()
+		p.order.Store(&order)
 	}
+	of.index.Store(uint32(ifc.Index))
 	p.change(func(byIndex map[uint32]*port) { byIndex[uint32(ifc.Index)] = of })
 	delete(p.left, uint32(ifc.Index))
 	return of, fresh
@@ -121,6 +128,9 @@ func (p *ports) of(index uint32) *port {
 	}
 	return (*now)[index]
 }
+
+// numbered returns the interface of a block's number, which one of the packets has.
+func (p *ports) numbered(number int) *port { return (*p.order.Load())[number] }
 
 // all returns the interfaces in the order of their blocks.
 func (p *ports) all() []*port {

@@ -74,9 +74,6 @@ type decoder struct {
 	snaplen int
 	ports   *ports
 	judge   *atomic.Pointer[judge]
-	// admits tells whether a packet that the filter matches belongs to one of the owners that
-	// were asked for, and sets its UID. nil: the kernel has seen to that.
-	admits func(*event, []byte) bool
 }
 
 func newDecoder(c *clock, snaplen uint32, of *ports, now filters) decoder {
@@ -167,8 +164,8 @@ func (d *decoder) block(raw []byte) (pcapng.Block, error) {
 	return p, nil
 }
 
-// decode makes a packet of a record; its Data is a part of raw, which it changes. It is nil where
-// the filter does not match.
+// decode makes a packet of a record; its Data is a part of raw, which it changes, up to the snapshot length: its capacity is
+// that of the bytes that came (see whole). It is nil where the filter does not match.
 // A tag that the network card or the kernel took off the packet is put back, as
 // libpcap does, so that the file holds what was on the wire.
 func (d *decoder) decode(raw []byte) (*pcapng.Packet, error) {
@@ -181,14 +178,14 @@ func (d *decoder) decode(raw []byte) (*pcapng.Packet, error) {
 		return nil, fmt.Errorf("record of interface index %d, which is not captured on", e.Ifindex)
 	}
 	bytes := raw[eventSize:][:e.Caplen]
-	if !d.judge.Load().keeps(e, bytes) || d.admits != nil && !d.admits(&e, bytes) {
+	if !d.judge.Load().keeps(e, bytes) {
 		port.refused.Add(1)
 		return nil, nil
 	}
 	p := &pcapng.Packet{
 		Interface: port.number,
 		Time:      d.clock.wall(e.Time),
-		Data:      bytes[:min(len(bytes), d.snaplen)],
+		Data:      bytes[:min(len(bytes), d.snaplen):len(bytes)],
 		Length:    e.Len,
 		UID:       e.UID,
 		Cgroup:    e.Cgroup,
@@ -201,12 +198,15 @@ func (d *decoder) decode(raw []byte) (*pcapng.Packet, error) {
 	}
 	if e.VlanProto != [2]byte{} && port.linkType == pcapng.Ethernet && len(p.Data) >= macs {
 		// The event before the bytes has been read: its last four bytes make room.
-		tagged := raw[eventSize-vlanTag:][:len(p.Data)+vlanTag]
-		copy(tagged, p.Data[:macs])
+		tagged := raw[eventSize-vlanTag:][:vlanTag+len(bytes)]
+		copy(tagged, bytes[:macs])
 		copy(tagged[macs:], e.VlanProto[:])
 		binary.BigEndian.PutUint16(tagged[macs+2:], e.VlanTCI)
-		p.Data = tagged[:min(len(tagged), d.snaplen)]
+		p.Data = tagged[:min(len(p.Data)+vlanTag, d.snaplen):len(tagged)]
 		p.Length += vlanTag
 	}
 	return p, nil
 }
+
+// whole returns the bytes that came of a packet, of which the file has those of the snapshot length.
+func whole(p *pcapng.Packet) []byte { return p.Data[:cap(p.Data)] }

@@ -22,17 +22,16 @@ import (
 // change is an expression that is to take the place of the one that runs.
 type change struct {
 	*source
-	next    filters
-	made    int // source.changes then
-	needs   needs
-	snaplen uint32
-	log     *slog.Logger
+	next  filters
+	made  int // source.changes then
+	needs needs
+	log   *slog.Logger
 }
 
 // Refilter compiles expr for the interfaces of the capture. Where it can match no packet of some of them, nothing is
 // captured there.
 func (s *source) Refilter(ctx context.Context, expr string) (plugin.Change, error) {
-	ch := &change{source: s, snaplen: s.snaplen, needs: needs{}}
+	ch := &change{source: s, needs: needs{}}
 	var ifcs []android.Interface
 	points := map[int][]point{}
 	s.mu.Lock()
@@ -57,9 +56,6 @@ func (s *source) Refilter(ctx context.Context, expr string) (plugin.Change, erro
 			return nil, plugin.Usagef("%s: %w", without(ifc), err)
 		}
 		ch.needs.add(w, points[ifc.Index]...)
-		if slices.Contains(points[ifc.Index], socket) {
-			ch.snaplen = s.socketSnaplen()
-		}
 	}
 	ch.next = c.filters
 	return ch, nil
@@ -71,7 +67,7 @@ func (c *change) Prepare(spec *ebpf.CollectionSpec, t plugin.Target) error {
 	if len(c.needs) == 0 {
 		return c.prepareAny(&c.next, spec, t)
 	}
-	return c.prepare(&c.next, c.needs, spec, t, c.snaplen)
+	return c.prepare(&c.next, c.needs, spec, t)
 }
 
 // Commit puts the new programs in the place of the old ones, hook after hook. Where somebody has taken a hook away
@@ -162,8 +158,27 @@ func (s *source) sayLanes(log *slog.Logger) {
 	if used[socket] {
 		s.sayForm(s.sockets.filters, socket, log)
 	}
-	if used[socket] && len(s.uids) > 0 {
-		log.Warn("a packet socket does not tell the owner of a packet: the kernel is asked for its socket afterwards; " +
-			"packets of a socket that was closed before are left out and counted")
+	s.sayOwners(used, log)
+}
+
+// sayOwners tells how the owners of packets are found.
+func (s *source) sayOwners(used map[point]bool, log *slog.Logger) {
+	if !s.told() {
+		return
+	}
+	if used[ingress] || used[egress] {
+		how := "by its flow, which the programs learn from what leaves, else the kernel is asked afterwards (sock_diag)"
+		if s.lookup {
+			how = "by the socket that the kernel looks up for it"
+		}
+		log.Info("the owner of a packet that leaves is known by its socket, of one that comes in " + how)
+	}
+	if used[socket] {
+		say := log.Info
+		if s.filtering() {
+			say = log.Warn
+		}
+		say("a packet socket does not tell the owner of a packet: the kernel is asked for its socket afterwards; " +
+			"packets of a socket that was closed before have an unknown owner and are counted")
 	}
 }

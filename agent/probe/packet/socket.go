@@ -28,17 +28,7 @@ const (
 	retireOwner = 2 * time.Millisecond
 	// leastRing is what a socket's ring has of a buffer that many interfaces share, in bytes: 16 packets of the largest size.
 	leastRing = 2 << 20
-	// ownerHead is how many bytes of a packet hold what names its flow.
-	ownerHead = 256
 )
-
-// socketSnaplen returns how many bytes of a packet come from a socket.
-func (s *source) socketSnaplen() uint32 {
-	if len(s.uids) > 0 {
-		return max(s.snaplen, ownerHead)
-	}
-	return s.snaplen
-}
 
 // attachSocket opens a packet socket on an interface.
 func (k *keeper) attachSocket(t *tap) error {
@@ -48,15 +38,8 @@ func (k *keeper) attachSocket(t *tap) error {
 		return fmt.Errorf("attach %s to %s: %w", plan.Packet, ifc.Name, err)
 	}
 	r := &ring{source: k.source, port: t.port, ifc: ifc, decoder: k.sockets.decoder}
-	if len(k.uids) > 0 {
-		o, err := newOwners(k.uids, ifc, k.target.Log)
-		if err != nil {
-			return err
-		}
-		r.owners, r.decoder.admits = o, o.admits
-	}
 	if r.Socket, err = afpacket.Open(k.socketOptions(t), prog); err != nil {
-		return errors.Join(err, r.owners.Close())
+		return err
 	}
 	if seen, err := hook.Look(ifc); err == nil && len(seen.Outgoing()) > 0 {
 		k.warn(ifc.Name, fmt.Sprintf("a packet socket on %s sees what leaves after all filters there: %s may hide packets",
@@ -65,7 +48,11 @@ func (k *keeper) attachSocket(t *tap) error {
 	t.port.rings[r] = true
 	t.at = plan.Packet
 	t.hooked = append(t.hooked, hooked{stopper{r}, socket, prog})
-	k.target.Stream(plugin.Stream{Ring: r, Decode: r.decoder.block})
+	stream := plugin.Stream{Ring: r, Decode: r.decoder.block}
+	if k.owners != nil {
+		stream.Settle = newSettler(k.owners).Settle
+	}
+	k.target.Stream(stream)
 	return nil
 }
 
@@ -76,11 +63,11 @@ func (k *keeper) socketOptions(t *tap) afpacket.Options {
 		Ifindex: t.ifc.Index,
 		Name:    t.name,
 		Buffer:  max(k.target.Buffer/sharers, min(k.target.Buffer, leastRing)),
-		Snaplen: min(int(k.socketSnaplen()), largest(t.ifc)),
+		Snaplen: min(int(k.recorded()), largest(t.ifc)),
 		Retire:  retire,
 	}
 	switch {
-	case len(k.uids) > 0:
+	case k.filtering():
 		options.Retire = retireOwner
 	case k.target.Wakeup == 0:
 		options.Retire = retireSoon
@@ -127,7 +114,6 @@ type ring struct {
 	port    *port
 	ifc     android.Interface
 	decoder decoder
-	owners  *owners // nil: nobody asked
 }
 
 // Next returns the next packet behind an event, whose time is that of the wall clock.
@@ -170,7 +156,7 @@ func (r *ring) counts() (counts, error) {
 	if err != nil {
 		return counts{}, fmt.Errorf("read the counters of the packet socket on %s: %w", r.ifc.Name, err)
 	}
-	return counts{Dropped: dropped, Unattributed: r.owners.unknown()}, nil
+	return counts{Dropped: dropped}, nil
 }
 
 // Close frees the ring, and keeps what was counted.
@@ -183,5 +169,5 @@ func (r *ring) Close() error {
 	c, err := r.counts()
 	r.port.gone = r.port.gone.plus(c)
 	delete(r.port.rings, r)
-	return errors.Join(err, r.Socket.Close(), r.owners.Close())
+	return errors.Join(err, r.Socket.Close())
 }

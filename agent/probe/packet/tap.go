@@ -225,9 +225,5 @@ type more struct {
 
 // Prepare injects the filters.
 func (m *more) Prepare(spec *ebpf.CollectionSpec, t plugin.Target) error {
-	snaplen := m.snaplen
-	if m.lane == &m.sockets {
-		snaplen = m.socketSnaplen()
-	}
-	return m.prepare(&m.next, m.needs, spec, t, snaplen)
+	return m.prepare(&m.next, m.needs, spec, t)
 }

@@ -1,0 +1,174 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package packet
+
+import (
+	"log/slog"
+	"maps"
+	"strings"
+	"testing"
+
+	"github.com/cilium/ebpf"
+	"github.com/google/go-cmp/cmp"
+
+	"droidtap/agent/apps"
+	"droidtap/agent/kernel"
+	"droidtap/agent/plan"
+	"droidtap/agent/plugin"
+	"droidtap/android"
+	"droidtap/bpf"
+	"droidtap/scripts/nettest"
+)
+
+// TestFollowApps has the programs' map hold what the book says, as that changes.
+func TestFollowApps(t *testing.T) {
+	nettest.Require(t)
+	m, err := ebpf.NewMap(&ebpf.MapSpec{Type: ebpf.Hash, KeySize: 4, ValueSize: 1, MaxEntries: 3})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	w := &oracle{}
+	s := &owners{owning: &owning{}, book: w, uids: m, filled: map[uint32]bool{}, log: slog.New(slog.DiscardHandler)}
+	for _, step := range []struct {
+		rule string
+		of   map[uint32]bool
+		err  string
+	}{
+		{"at the start", map[uint32]bool{0: true, apps.AppID | 10123: true}, ""},
+		{"an app is reinstalled", map[uint32]bool{0: true, apps.AppID | 10124: true}, ""},
+		{"it is not wanted any more", map[uint32]bool{0: true, apps.AppID | 10124: false}, ""},
+		{"all are gone", map[uint32]bool{}, ""},
+		{"there are too many", map[uint32]bool{1: true, 2: true, 3: true, 4: true}, "have the programs filter by user id"},
+	} {
+		w.rules = apps.Rules{Of: step.of}
+		switch err := s.follow(); {
+		case step.err == "" && err != nil:
+			t.Fatalf("%s: %v", step.rule, err)
+		case step.err != "":
+			if err == nil || !strings.Contains(err.Error(), step.err) {
+				t.Errorf("%s: %v", step.rule, err)
+			}
+			continue
+		}
+		held := map[uint32]bool{}
+		var uid uint32
+		var pass uint8
+		for all := m.Iterate(); all.Next(&uid, &pass); {
+			held[uid] = pass == 1
+		}
+		if d := cmp.Diff(step.of, held); d != "" {
+			t.Errorf("%s: %s", step.rule, d)
+		}
+		if !maps.Equal(s.view.Load().Of, step.of) {
+			t.Errorf("%s: behind the programs it is %v", step.rule, s.view.Load().Of)
+		}
+	}
+}
+
+// TestFirst takes the uid of an app of the first user for all of its.
+func TestFirst(t *testing.T) {
+	for _, tc := range []struct {
+		of   map[uint32]bool
+		want uint32
+		ok   bool
+	}{
+		{map[uint32]bool{apps.AppID | 10123: true, 1010122: true}, 10123, true},
+		{map[uint32]bool{apps.AppID | 10123: true, 10122: false, 10124: true}, 10123, true},
+		{map[uint32]bool{0: true, 5: true}, 0, true},
+		{map[uint32]bool{5: false}, 0, false},
+		{nil, 0, false},
+	} {
+		if uid, ok := first(apps.Rules{Of: tc.of}); uid != tc.want || ok != tc.ok {
+			t.Errorf("%v: %d, %t", tc.of, uid, ok)
+		}
+	}
+}
+
+// TestSetOwners gives the programs of each object what they need for owners, and no more.
+func TestSetOwners(t *testing.T) {
+	types := kernel.Types{Offsets: kernel.Offsets{SockUID: 1, SockCgroup: 2, CgroupNode: 3, NodeID: 4, TaskTgid: 5}}
+	unused := settings{Others: 1, Unattributed: 1}
+	for _, tc := range []struct {
+		rule  string
+		args  []string
+		whose apps.Selection
+		want  settings
+		uids  uint32
+	}{
+		{"nobody asks", []string{"--comments", "none"}, apps.Selection{}, unused, 1},
+		{"comments", nil, apps.Selection{}, settings{Owner: ownerTell, Others: 1, Unattributed: 1, SockUID: 1, SockCgroup: 2, CgroupNode: 3, NodeID: 4}, 1},
+		{"some are wanted", []string{"--unattributed", "drop"}, apps.Selection{Apps: []string{"a"}},
+			settings{Owner: ownerFilter, SockUID: 1, SockCgroup: 2, CgroupNode: 3, NodeID: 4}, mostUIDs},
+		{"some are not", []string{"--unattributed", "keep"}, apps.Selection{NotUIDs: []uint32{5}},
+			settings{Owner: ownerFilter, Others: 1, Unattributed: 1, SockUID: 1, SockCgroup: 2, CgroupNode: 3, NodeID: 4}, mostUIDs},
+	} {
+		for _, variant := range []plan.Variant{plan.Ring, plan.Legacy} {
+			t.Run(tc.rule+" "+string(variant), func(t *testing.T) {
+				o, err := parsed(t, tc.args...)
+				if err != nil {
+					t.Fatal(err)
+				}
+				o.whose = tc.whose
+				spec, err := bpf.Open("packet", string(variant))
+				if err != nil {
+					t.Fatal(err)
+				}
+				large := spec.Maps["shared_flows"].MaxEntries
+				s := &source{options: options{owning: o}}
+				var got settings
+				s.setOwners(&got, spec, plugin.Target{Types: types})
+				if d := cmp.Diff(tc.want, got); d != "" {
+					t.Error(d)
+				}
+				if n := spec.Maps["uids"].MaxEntries; n != tc.uids {
+					t.Errorf("room for %d uids", n)
+				}
+				if n := spec.Maps["shared_flows"].MaxEntries; (n == large) != o.told() || n != large && n != 1 {
+					t.Errorf("room for %d flows", n)
+				}
+				if s.lookup != (o.told() && variant == plan.Ring) {
+					t.Errorf("lookup: %t", s.lookup)
+				}
+			})
+		}
+	}
+}
+
+// TestUnattributed counts what the programs could not tell and we neither, and says so in the last statistics only.
+func TestUnattributed(t *testing.T) {
+	nettest.Require(t)
+	m, err := ebpf.NewMap(&ebpf.MapSpec{Type: ebpf.PerCPUHash, KeySize: 4, ValueSize: 40, MaxEntries: 4})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	for keep, want := range map[bool]string{true: "unattributed=9 kept", false: "unattributed=9 left out"} {
+		s := &source{interfaces: m, options: options{owning: owning{comments: commentAll, keep: keep}}}
+		wlan, _ := s.ports.add(android.Interface{Index: 5, Name: "wlan0", Type: 1})
+		s.ports.add(android.Interface{Index: 6, Name: "wlan1", Type: 1})
+		cpus := make([]counts, ebpf.MustPossibleCPU())
+		for index, n := range map[uint32]uint64{0: 0, 5: 7, 6: 0} {
+			cpus[0] = counts{Received: 20, Unattributed: n}
+			if err := m.Put(index, cpus); err != nil {
+				t.Fatal(err)
+			}
+		}
+		cpus[0] = counts{}
+		if err := m.Put(uint32(0), cpus); err != nil {
+			t.Fatal(err)
+		}
+		wlan.unattributed.Add(2)
+		wlan.refused.Add(3)
+		c, err := s.Counts(nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if c.Unattributed != 9 || c.Refused != 3 || c.Received != 40 || c.Interfaces[0].Accepted != 17 {
+			t.Errorf("%+v", c)
+		}
+		if c.Interfaces[0].Comment != want || c.Interfaces[1].Comment != "" {
+			t.Errorf("%q and %q, want %q", c.Interfaces[0].Comment, c.Interfaces[1].Comment, want)
+		}
+	}
+}

@@ -1,0 +1,178 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package packet
+
+import (
+	"path"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/urfave/cli/v2"
+
+	"droidtap/agent/apps"
+	"droidtap/agent/plugin"
+	"droidtap/agent/process"
+)
+
+// commenting is which packets have a comment on their owner.
+type commenting string
+
+const (
+	commentAll   commenting = "all"
+	commentFirst commenting = "first" // of each flow, and where it changes
+	commentNone  commenting = "none"
+)
+
+// owning is what the flags say of owners, checked.
+type owning struct {
+	whose    apps.Selection
+	keep     bool     // packets without a known owner pass
+	pids     []int    // with comms: packets of other processes do not pass
+	comms    []string // names of processes, or patterns
+	comments commenting
+	packages string // path of the list of apps
+}
+
+func ownerFlags() []cli.Flag {
+	return []cli.Flag{
+		&cli.StringSliceFlag{Name: "uid", Category: plugin.GroupApp,
+			Usage: "capture only packets of sockets of the user ids `N[,N]` (0 is root), in both directions"},
+		&cli.StringSliceFlag{Name: "not-uid", Category: plugin.GroupApp,
+			Usage: "leave out packets of the user ids `N[,N]`"},
+		&cli.StringSliceFlag{Name: "app", Category: plugin.GroupApp,
+			Usage: "capture only packets of the apps `PKG[,PKG]`, of all users of the phone; 10:PKG of that user only; a pattern such as 'com.google.*' is followed as apps are installed"},
+		&cli.StringSliceFlag{Name: "not-app", Category: plugin.GroupApp,
+			Usage: "leave out packets of the apps `PKG[,PKG]`"},
+		&cli.StringSliceFlag{Name: "pid", Category: plugin.GroupApp,
+			Usage: "capture only packets of sockets of the processes `N[,N]`"},
+		&cli.StringSliceFlag{Name: "comm", Category: plugin.GroupApp,
+			Usage: "capture only packets of processes of the names `NAME[,NAME]`, or patterns; with --pid of either"},
+		&cli.StringFlag{Name: "unattributed", Category: plugin.GroupApp, DefaultText: "drop with one of the other options here but --comments, else keep",
+			Usage: "`keep|drop` packets that have no owner or whose owner is unknown; they are counted"},
+		&cli.StringFlag{Name: "comments", Category: plugin.GroupApp, Value: string(commentAll),
+			Usage: "comment on the owner at `first|all|none`: the first packet of each flow, or all packets"},
+		&cli.StringFlag{Name: "packages", Category: plugin.GroupAdvanced, Value: apps.List,
+			Usage: "read which apps there are from `FILE`"},
+	}
+}
+
+// parseOwning checks the flags; its errors are usage errors of one line.
+func parseOwning(c *cli.Context) (o owning, err error) {
+	for _, f := range ownerFlags() {
+		name := f.Names()[0]
+		if _, many := f.(*cli.StringSliceFlag); many && c.IsSet(name) && len(c.StringSlice(name)) == 0 {
+			return o, plugin.Usagef("--%s needs a value", name)
+		}
+	}
+	if o.whose, err = apps.Parse(c.StringSlice("uid"), c.StringSlice("not-uid"), c.StringSlice("app"), c.StringSlice("not-app")); err != nil {
+		return o, err
+	}
+	if o.pids, err = parsePIDs(c.StringSlice("pid")); err != nil {
+		return o, err
+	}
+	if o.comms, err = parseComms(c.StringSlice("comm")); err != nil {
+		return o, err
+	}
+	switch o.comments = commenting(c.String("comments")); o.comments {
+	case commentAll, commentFirst, commentNone:
+	default:
+		return o, plugin.Usagef("--comments %q: it is first, all or none", o.comments)
+	}
+	o.keep = o.whose.All() && !o.byProcess()
+	switch v := c.String("unattributed"); {
+	case !c.IsSet("unattributed"):
+	case v != "keep" && v != "drop":
+		return o, plugin.Usagef("--unattributed %q: it is keep or drop", v)
+	default:
+		o.keep = v == "keep"
+	}
+	o.packages = c.String("packages")
+	switch {
+	case o.packages == "":
+		return o, plugin.Usagef("--packages needs the name of a file")
+	case c.IsSet("packages") && !o.told():
+		return o, plugin.Usagef("--packages names apps, and with --comments none nobody asks for one")
+	}
+	return o, nil
+}
+
+func parsePIDs(list []string) ([]int, error) {
+	const most = 1 << 22 // PID_MAX_LIMIT of include/linux/threads.h
+	var pids []int
+	for _, s := range list {
+		n, err := strconv.Atoi(strings.TrimSpace(s))
+		if err != nil || n < 1 || n > most {
+			return nil, plugin.Usagef("--pid %q: a process id is a number from 1 to %d", s, most)
+		}
+		if !slices.Contains(pids, n) {
+			pids = append(pids, n)
+		}
+	}
+	return pids, nil
+}
+
+func parseComms(list []string) ([]string, error) {
+	var comms []string
+	for _, s := range list {
+		s = strings.TrimSpace(s)
+		if s == "" {
+			return nil, plugin.Usagef("--comm %q: a process has a name", s)
+		}
+		if _, err := path.Match(s, ""); err != nil {
+			return nil, plugin.Usagef("--comm %q: a pattern may have *, ? and [a-z], and \\ before those that are meant", s)
+		}
+		comms = append(comms, s)
+	}
+	return comms, nil
+}
+
+// byOwner tells whether packets are left out by their uid, or for having none.
+func (o *owning) byOwner() bool { return !o.whose.All() || !o.keep }
+
+// byProcess tells whether packets are left out by their process.
+func (o *owning) byProcess() bool { return len(o.pids)+len(o.comms) > 0 }
+
+// filtering tells whether packets are left out by their owner, whatever of it.
+func (o *owning) filtering() bool { return o.byOwner() || o.byProcess() }
+
+// told tells whether anybody wants to know the owner of a packet.
+func (o *owning) told() bool {
+	return o.filtering() || o.comments == commentFirst || o.comments == commentAll
+}
+
+// wantsNamed tells whether only packets of those are wanted whom the flags name.
+func (o *owning) wantsNamed() bool { return len(o.whose.UIDs)+len(o.whose.Apps) > 0 }
+
+// mode is the programs' enum owner.
+func (o *owning) mode() uint32 {
+	switch {
+	case o.byOwner():
+		return ownerFilter
+	case o.told():
+		return ownerTell
+	}
+	return ownerIgnore
+}
+
+// wants returns the first of the processes that the flags mean, and false if none of them is.
+func (o *owning) wants(of []process.Process) (process.Process, bool) {
+	for _, p := range of {
+		if slices.Contains(o.pids, p.PID) || slices.ContainsFunc(o.comms, func(comm string) bool {
+			return matches(comm, p.Comm) || p.Name != "" && matches(comm, p.Name)
+		}) {
+			return p, true
+		}
+	}
+	return process.Process{}, false
+}
+
+// matches is path.Match for names in which a slash is a letter like any other.
+func matches(pattern, name string) bool {
+	if pattern == name {
+		return true
+	}
+	const slash = "\x00"                                                                                  // no name has it
+	match, _ := path.Match(strings.ReplaceAll(pattern, "/", slash), strings.ReplaceAll(name, "/", slash)) // checked by parseComms
+	return match
+}
