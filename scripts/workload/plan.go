@@ -61,6 +61,16 @@ var names = [others]string{
 	Forwarded: "forwarded", Kernel: "kernel",
 }
 
+// Cases are all of which there are packets.
+func Cases() (all []Case) {
+	for c := range others {
+		if c != cases && c != Kernel { // ARP and neighbour discovery may have been before
+			all = append(all, c)
+		}
+	}
+	return all
+}
+
 func (c Case) String() string { return names[c] }
 
 const (
