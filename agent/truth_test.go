@@ -144,7 +144,7 @@ func TestTruth(t *testing.T) {
 				t.Run(c.name, func(t *testing.T) {
 					f, err := nettest.Read(filepath.Join(dir, c.name))
 					must(t, err)
-					table, err := r.Compare(f, c.wants, of)
+					table, err := r.Compare(f, c.wants, verdict.Processes{Pids: of})
 					must(t, err)
 					show(t, tt.name+", "+c.name, table)
 					judge(t, tt, c.name, table, agents[i].Stderr())

@@ -17,8 +17,10 @@ type Truth struct {
 	Protocol string // "tcp", "udp", "icmp", or "other"
 	Out      bool
 	UID      int // or None
-	// Comm is the name of the one process that had the socket, "" where several had it.
+	// Comm is the name of the process that made the socket, "" for one that is not told in "workload: process".
 	Comm string
+	// Shared says that another process had it, too, for a moment at least: who is found in /proc may be either.
+	Shared bool
 	// Key is the frame without the checksum of its transport header, which is not yet there where programs at egress see it.
 	Key string
 }
@@ -251,10 +253,10 @@ func (c *Classifier) name(t *Truth, p *packet, near, far int, remote netip.Addr,
 	case TCPReuse:
 		t.Comm = ReuseComm
 		return c.count(t, flow{remote, far, near}, l4)
-	case Handed, Chowned:
+	case Chowned:
 		return nil
 	}
-	t.Comm = Comm(uid)
+	t.Comm, t.Shared = Comm(uid), kind == Handed || kind == TCPLoss
 	return nil
 }
 

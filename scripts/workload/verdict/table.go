@@ -70,9 +70,15 @@ func NotUID(uid int) Wants {
 	return func(t workload.Truth) bool { return t.UID != uid && t.UID != workload.None }
 }
 
-// Compare holds a capture against the truth. pids are those of the processes at the near end by their names. A packet that is not
-// wanted is wrong.
-func (r *Reference) Compare(f nettest.File, wants Wants, pids map[string]int) (*Table, error) {
+// Processes are those at the near end.
+type Processes struct {
+	Pids map[string]int // by name
+	// Made says that a packet's process is the one that made the socket, as the socket's cgroup tells; otherwise it is one that has it.
+	Made bool
+}
+
+// Compare holds a capture against the truth. A packet that is not wanted is wrong.
+func (r *Reference) Compare(f nettest.File, wants Wants, of Processes) (*Table, error) {
 	t := &Table{Rows: map[Row]*Count{}}
 	left := map[string]int{}
 	for _, truth := range r.Truths {
@@ -93,7 +99,7 @@ func (r *Reference) Compare(f nettest.File, wants Wants, pids map[string]int) (*
 			continue
 		}
 		left[truth.Key]--
-		t.judge(i+1, truth, said, wants, pids)
+		t.judge(i+1, truth, said, wants, of)
 	}
 	for _, truth := range r.Truths {
 		if wants(truth) && left[truth.Key] > 0 {
@@ -104,7 +110,7 @@ func (r *Reference) Compare(f nettest.File, wants Wants, pids map[string]int) (*
 	return t, nil
 }
 
-func (t *Table) judge(n int, truth workload.Truth, said Said, wants Wants, pids map[string]int) {
+func (t *Table) judge(n int, truth workload.Truth, said Said, wants Wants, of Processes) {
 	c := t.add(truth)
 	what := fmt.Sprintf("packet %d, %s, IPv%d %s, out %v, of user %d", n, truth.Case, truth.Version, truth.Protocol, truth.Out, truth.UID)
 	switch {
@@ -122,12 +128,12 @@ func (t *Table) judge(n int, truth workload.Truth, said Said, wants Wants, pids 
 		t.odd("%s is said to be of user %d", what, said.UID)
 	}
 	switch {
-	case said.Pid == 0 || truth.Comm == "" || truth.UID == workload.None:
-	case said.Pid == pids[truth.Comm] && (said.Comm == "" || said.Comm == truth.Comm):
+	case said.Pid == 0, !of.Made && (truth.Shared || truth.Case == workload.Chowned):
+	case truth.Comm != "" && said.Pid == of.Pids[truth.Comm] && (said.Comm == "" || said.Comm == truth.Comm):
 		c.PidRight++
 	default:
 		c.PidWrong++
-		t.odd("%s is said to be of process %d %q, and is of %d %q", what, said.Pid, said.Comm, pids[truth.Comm], truth.Comm)
+		t.odd("%s is said to be of process %d %q, and is of %d %q", what, said.Pid, said.Comm, of.Pids[truth.Comm], truth.Comm)
 	}
 }
 
