@@ -119,7 +119,7 @@ func TestTruth(t *testing.T) {
 			work := startWorkload(t, near, far, behind, rounds)
 			dir := t.TempDir()
 			reference := filepath.Join(dir, "reference.pcap")
-			tcpdump := startTcpdump(t, near, reference, "-i", "veth0")
+			tcpdump := startTcpdump(t, near, reference, "-i", "veth0", "-s", "4096")
 			agents := make([]*nettest.Process, len(captures))
 			for i, c := range captures {
 				args := append(append([]string{"-i", "veth0", "-B", "32768"}, tt.args...), c.args...)
