@@ -209,8 +209,8 @@ func judge(t *testing.T, tt tier, capture string, table *verdict.Table, said str
 		// receiving socket knows better.
 		return tt.lookup || row.Case != workload.UDPReuseNow
 	})
-	if all.Wrong > 0 || all.PidWrong > 0 {
-		t.Errorf("%d packets with a wrong uid, %d with a wrong process", all.Wrong, all.PidWrong)
+	if all.Wrong > 0 || all.NameWrong > 0 {
+		t.Errorf("%d packets with a wrong uid, %d with a wrong process", all.Wrong, all.NameWrong)
 	}
 	if d := counters(t, said)["dropped by kernel"]; d != 0 {
 		t.Errorf("%d packets dropped by kernel", d)

@@ -12,7 +12,7 @@ import (
 )
 
 // patience is how long a socket waits.
-const patience = 8 * time.Second
+const patience = 20 * time.Second
 
 // way is how packets are sent: IPv4, IPv6, or IPv4 by a socket of IPv6, as Java's are.
 type way string

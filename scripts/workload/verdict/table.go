@@ -25,8 +25,8 @@ type Count struct {
 	Unknown      int // uid=unknown
 	None         int // no owner, of a packet that has one
 	Missing      int // in tcpdump's capture only
-	PidRight     int
-	PidWrong     int
+	NameRight    int // process and app, where they are told
+	NameWrong    int
 }
 
 // Table is what a capture says of all packets.
@@ -75,6 +75,8 @@ type Processes struct {
 	Pids map[string]int // by name
 	// Made says that a packet's process is the one that made the socket, as the socket's cgroup tells; otherwise it is one that has it.
 	Made bool
+	// Apps are the names of each user's apps. nil: none are told.
+	Apps map[int]string
 }
 
 // Compare holds a capture against the truth. A packet that is not wanted is wrong.
@@ -127,12 +129,16 @@ func (t *Table) judge(n int, truth workload.Truth, said Said, wants Wants, of Pr
 		c.Wrong++
 		t.odd("%s is said to be of user %d", what, said.UID)
 	}
+	if said.UID == truth.UID && said.App != of.Apps[truth.UID] {
+		c.NameWrong++
+		t.odd("%s is said to be of app %q, and is of %q", what, said.App, of.Apps[truth.UID])
+	}
 	switch {
 	case said.Pid == 0, !of.Made && (truth.Shared || truth.Case == workload.Chowned):
 	case truth.Comm != "" && said.Pid == of.Pids[truth.Comm] && (said.Comm == "" || said.Comm == truth.Comm):
-		c.PidRight++
+		c.NameRight++
 	default:
-		c.PidWrong++
+		c.NameWrong++
 		t.odd("%s is said to be of process %d %q, and is of %d %q", what, said.Pid, said.Comm, of.Pids[truth.Comm], truth.Comm)
 	}
 }
@@ -146,8 +152,8 @@ func (t *Table) Sum(of func(Row) bool) (all Count) {
 			all.Unknown += c.Unknown
 			all.None += c.None
 			all.Missing += c.Missing
-			all.PidRight += c.PidRight
-			all.PidWrong += c.PidWrong
+			all.NameRight += c.NameRight
+			all.NameWrong += c.NameWrong
 		}
 	}
 	return all
@@ -167,9 +173,9 @@ func (t *Table) String() string {
 	})
 	var s strings.Builder
 	line := func(name string, c Count) {
-		fmt.Fprintf(&s, "%-34s %7d %7d %7d %7d %7d %7d | %7d %7d\n", name, c.Total(), c.Right, c.Wrong, c.Unknown, c.None, c.Missing, c.PidRight, c.PidWrong)
+		fmt.Fprintf(&s, "%-34s %7d %7d %7d %7d %7d %7d | %7d %7d\n", name, c.Total(), c.Right, c.Wrong, c.Unknown, c.None, c.Missing, c.NameRight, c.NameWrong)
 	}
-	fmt.Fprintf(&s, "%-34s %7s %7s %7s %7s %7s %7s | %7s %7s\n", "", "packets", "right", "wrong", "unknown", "none", "missing", "process", "wrong")
+	fmt.Fprintf(&s, "%-34s %7s %7s %7s %7s %7s %7s | %7s %7s\n", "", "packets", "right", "wrong", "unknown", "none", "missing", "named", "wrong")
 	for _, row := range rows {
 		line(fmt.Sprintf("%-24s %d %s", row.Case, row.Version, row.Protocol), *t.Rows[row])
 	}
