@@ -3,7 +3,6 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -146,7 +145,7 @@ func TestTruth(t *testing.T) {
 					must(t, err)
 					table, err := r.Compare(f, c.wants, verdict.Processes{Pids: of})
 					must(t, err)
-					show(t, tt.name+", "+c.name, table)
+					must(t, table.Show(t, tt.name+", "+c.name+", Linux "+release(t)))
 					judge(t, tt, c.name, table, agents[i].Stderr())
 				})
 			}
@@ -163,34 +162,13 @@ func enough(t *testing.T, r *verdict.Reference, said string) {
 	if !strings.Contains(said, "\n0 packets dropped by kernel") {
 		t.Fatalf("tcpdump lost packets:\n%s", said)
 	}
-	in, out := 0, 0
-	for _, truth := range r.Truths {
-		if truth.Out {
-			out++
-		} else {
-			in++
-		}
-	}
-	if in < 10000 || out < 10000 {
+	if in, out := r.Ways(); in < 10000 || out < 10000 {
 		t.Errorf("%d packets in and %d out:\n%s", in, out, r.Census())
 	}
 	for _, c := range workload.Cases() {
 		if !slices.ContainsFunc(r.Truths, func(t workload.Truth) bool { return t.Case == c }) {
 			t.Errorf("no packet of %q", c)
 		}
-	}
-}
-
-// show prints a table, and appends it to the file that DROIDTAP_TABLE names.
-func show(t *testing.T, name string, table *verdict.Table) {
-	t.Helper()
-	text := fmt.Sprintf("%s, Linux %s\n%s%s\n", name, release(t), table, strings.Join(table.Odd, "\n"))
-	t.Log("\n" + text)
-	if file := os.Getenv("DROIDTAP_TABLE"); file != "" {
-		f, err := os.OpenFile(file, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o644)
-		must(t, err)
-		_, err = fmt.Fprintln(f, text)
-		must(t, errors.Join(err, f.Close()))
 	}
 }
 
@@ -201,32 +179,17 @@ func release(t *testing.T) string {
 	return unix.ByteSliceToString(name.Release[:])
 }
 
-// judge wants nothing wrong, and nearly nothing missing.
+// judge wants nothing wrong, nearly nothing missing, and what is missing counted.
 func judge(t *testing.T, tt tier, capture string, table *verdict.Table, said string) {
 	t.Helper()
-	all := table.Sum(func(row verdict.Row) bool {
-		// The agent hears of a socket's end when it is closed, and the next one may have a packet by then. Only a lookup of the
-		// receiving socket knows better.
-		return tt.lookup || row.Case != workload.UDPReuseNow
-	})
-	if all.Wrong > 0 || all.NameWrong > 0 {
-		t.Errorf("%d packets with a wrong uid, %d with a wrong process", all.Wrong, all.NameWrong)
-	}
+	missing := table.Judge(t, tt.lookup, tt.certain)
 	if d := counters(t, said)["dropped by kernel"]; d != 0 {
 		t.Errorf("%d packets dropped by kernel", d)
 	}
-	owned := table.Sum(func(row verdict.Row) bool { return ownedCase(row.Case) && (tt.lookup || row.Case != workload.UDPReuseNow) })
-	if got, of := owned.Right, owned.Total(); tt.certain && got*1000 < of*999 {
-		t.Errorf("%d of %d packets have their owner", got, of)
+	if n := counters(t, said)["unattributed"]; strings.HasSuffix(capture, "uid") && n < missing {
+		t.Errorf("%d packets are missing, and %d are unattributed:\n%s", missing, n, said)
 	}
-	if strings.HasSuffix(capture, "uid") {
-		if n := counters(t, said)["unattributed"]; n < owned.Missing {
-			t.Errorf("%d packets are missing, and %d are unattributed:\n%s", owned.Missing, n, said)
-		}
-		if table.Extra > 0 {
-			t.Errorf("%d packets that tcpdump has not", table.Extra)
-		}
+	if table.Extra > 0 && strings.HasSuffix(capture, "uid") {
+		t.Errorf("%d packets that tcpdump has not", table.Extra)
 	}
 }
-
-func ownedCase(c workload.Case) bool { return c < workload.Closed }

@@ -4,9 +4,12 @@ package verdict
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"strings"
+	"testing"
 
 	"droidtap/scripts/nettest"
 	"droidtap/scripts/workload"
@@ -181,4 +184,39 @@ func (t *Table) String() string {
 	}
 	line("all", t.Sum(func(Row) bool { return true }))
 	return s.String()
+}
+
+// Show prints a table, and appends it to the file that DROIDTAP_TABLE names.
+func (t *Table) Show(tb testing.TB, name string) error {
+	tb.Helper()
+	text := fmt.Sprintf("%s\n%s%s\n", name, t, strings.Join(t.Odd, "\n"))
+	tb.Log("\n" + text)
+	file := os.Getenv("DROIDTAP_TABLE")
+	if file == "" {
+		return nil
+	}
+	f, err := os.OpenFile(file, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o644)
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintln(f, text)
+	return errors.Join(err, f.Close())
+}
+
+// Judge fails the test if anything is wrong, or where all sockets are seen more than one in a thousand of what has an owner is without
+// it. lookup says that the sockets of what comes in are looked up. It returns how many packets that have an owner are missing.
+func (t *Table) Judge(tb testing.TB, lookup, certain bool) (missing int) {
+	tb.Helper()
+	counts := func(row Row) bool {
+		// The agent hears of a socket's end when it is closed, and the next one may have a packet by then: only a lookup knows better.
+		return lookup || row.Case != workload.UDPReuseNow
+	}
+	if all := t.Sum(counts); all.Wrong > 0 || all.NameWrong > 0 {
+		tb.Errorf("%d packets with a wrong uid, %d with a wrong process or app", all.Wrong, all.NameWrong)
+	}
+	owned := t.Sum(func(row Row) bool { return counts(row) && row.Case < workload.Closed })
+	if got, of := owned.Right, owned.Total(); certain && got*1000 < of*999 {
+		tb.Errorf("%d of %d packets have their owner", got, of)
+	}
+	return owned.Missing
 }

@@ -122,3 +122,15 @@ func (r *Reference) Census() string {
 	}
 	return s.String()
 }
+
+// Ways tells how many packets come in and go out.
+func (r *Reference) Ways() (in, out int) {
+	for _, t := range r.Truths {
+		if t.Out {
+			out++
+		} else {
+			in++
+		}
+	}
+	return in, out
+}
