@@ -87,6 +87,10 @@ func (f *far) serveTCP(w way, port int, serve func(int, unix.Sockaddr) error) er
 	if err != nil {
 		return err
 	}
+	// What it accepts is as patient: some connections are quiet until the capture has started.
+	if err := unix.SetsockoptTimeval(l, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{}); err != nil {
+		return err
+	}
 	if port == optionPort && w == v6 {
 		if err := options(l); err != nil {
 			return err
