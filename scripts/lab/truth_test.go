@@ -76,7 +76,7 @@ func testTruth(t *testing.T, p *phone) {
 	t.Cleanup(func() { p.root(t, "rm -rf "+dir+" /data/system/packages.list") })
 
 	work := p.start(t, "shell", fmt.Sprintf("su -c '/lab/phone workload run -lab -far peer -behind behind -cgroups /sys/fs/cgroup -rounds %d'", rounds))
-	pid := work.until(t, regexp.MustCompile(`^workload: pid (\d+)$`))[1]
+	pid := work.until(t, regexp.MustCompile(`^workload: process 0 (\d+) `+workload.RunComm+`$`))[1]
 	work.until(t, regexp.MustCompile(`^workload: prepared$`))
 	d := p.start(t, "shell", "su -c 'tcpdump -Z root --immediate-mode -B 16384 -s 4096 -U -i wlan0 -w "+dir+"/reference.pcap'")
 	d.until(t, tcpdumpLine)

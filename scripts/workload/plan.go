@@ -134,5 +134,9 @@ func Comm(uid int) string {
 	return map[int]string{10123: "w alice", 10124: "w bob", 10125: "w carol", 0: "w root"}[uid]
 }
 
-// ReuseComm is that of the process whose sockets have several owners.
-const ReuseComm = "w reuse"
+const (
+	// ReuseComm is the name of the process whose sockets have several owners.
+	ReuseComm = "w reuse"
+	// RunComm is that of root's process that starts the others, uses sockets of theirs, and makes some for them.
+	RunComm = "w run"
+)

@@ -26,8 +26,8 @@ import (
 //
 //	run [-lab] [-far NETNS] [-behind NETNS] [-rounds N] [-cgroups DIR]
 //
-// It says on standard error "workload: pid PID", its own, "workload: process UID PID COMM" of each process at the near end, and
-// "workload: prepared" when what precedes the capture is done, waits for SIGUSR1, says "workload: round N" behind each, ends with "workload: done", and waits for
+// It says on standard error "workload: process UID PID COMM" of each process at the near end, itself first, and "workload: prepared"
+// when what precedes the capture is done, waits for SIGUSR1, says "workload: round N" behind each, ends with "workload: done", and waits for
 // SIGTERM, with the processes.
 func Main(self, args []string) error {
 	if len(args) == 0 {
@@ -124,7 +124,10 @@ func (r *run) run(farSpace, behindSpace string) (err error) {
 	signal.Notify(start, unix.SIGUSR1)
 	signal.Notify(end, unix.SIGTERM, unix.SIGINT)
 	defer func() { err = errors.Join(err, r.close()) }()
-	fmt.Fprintln(os.Stderr, "workload: pid", os.Getpid())
+	if err := os.WriteFile("/proc/self/comm", []byte(RunComm), 0); err != nil {
+		return err
+	}
+	fmt.Fprintf(os.Stderr, "workload: process 0 %d %s\n", os.Getpid(), RunComm)
 	if err := r.startAll(farSpace, behindSpace); err != nil {
 		return err
 	}

@@ -17,9 +17,9 @@ type Truth struct {
 	Protocol string // "tcp", "udp", "icmp", or "other"
 	Out      bool
 	UID      int // or None
-	// Comm is the name of the process that made the socket, "" for one that is not told in "workload: process".
+	// Comm is the name of the process that has the socket, and has made it but for Chowned.
 	Comm string
-	// Shared says that another process had it, too, for a moment at least: who is found in /proc may be either.
+	// Shared says that RunComm had it, too, for a moment at least.
 	Shared bool
 	// Key is the frame without the checksum of its transport header, which is not yet there where programs at egress see it.
 	Key string
@@ -253,10 +253,8 @@ func (c *Classifier) name(t *Truth, p *packet, near, far int, remote netip.Addr,
 	case TCPReuse:
 		t.Comm = ReuseComm
 		return c.count(t, flow{remote, far, near}, l4)
-	case Chowned:
-		return nil
 	}
-	t.Comm, t.Shared = Comm(uid), kind == Handed || kind == TCPLoss
+	t.Comm, t.Shared = Comm(uid), kind == Handed || kind == Chowned || kind == TCPLoss
 	return nil
 }
 

@@ -136,9 +136,14 @@ func (t *Table) judge(n int, truth workload.Truth, said Said, wants Wants, of Pr
 		c.NameWrong++
 		t.odd("%s is said to be of app %q, and is of %q", what, said.App, of.Apps[truth.UID])
 	}
+	is := func(comm string) bool {
+		return said.Pid == of.Pids[comm] && (said.Comm == "" || said.Comm == comm)
+	}
+	// Who made a socket that another uses is what its cgroup tells; /proc tells who has it.
+	either := truth.Shared && (!of.Made || truth.Case == workload.Chowned)
 	switch {
-	case said.Pid == 0, !of.Made && (truth.Shared || truth.Case == workload.Chowned):
-	case truth.Comm != "" && said.Pid == of.Pids[truth.Comm] && (said.Comm == "" || said.Comm == truth.Comm):
+	case said.Pid == 0:
+	case truth.Comm != "" && (is(truth.Comm) || either && is(workload.RunComm)):
 		c.NameRight++
 	default:
 		c.NameWrong++
