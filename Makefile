@@ -31,7 +31,7 @@ deps: ## install the packages that building and testing need (Debian, root)
 # A variant is a set of kernel features, never a version: see bpf/src/agent.h.
 VARIANTS        := legacy ring
 FEATURES_legacy :=
-FEATURES_ring   := -DHAVE_RODATA -DHAVE_RINGBUF
+FEATURES_ring   := -DHAVE_RODATA -DHAVE_RINGBUF -DHAVE_SK_LOOKUP
 SOURCES         := $(wildcard bpf/src/*.bpf.c)
 OBJDIR          ?= bpf/obj
 NETD            ?= scripts/netd/netd.o
@@ -85,7 +85,7 @@ test: deps lint check-bpf test-pure test-host test-fuzz test-static test-lab ## 
 test-pure: ## packages that need neither cgo nor root
 	@CGO_ENABLED=0 scripts/gotest.sh ./agent/pcapng ./agent/plan ./agent/plugin ./android ./btf/...
 test-host: ## everything on this kernel: objects, filters, hooks, captures in namespaces (root)
-	@$(call cgo,host); scripts/gotest.sh -timeout 25m -tags $(TAGS) ./agent/... ./bpf/... ./android/... ./btf/... ./scripts/netd/... ./scripts/nettest/...
+	@$(call cgo,host); scripts/gotest.sh -timeout 25m -tags $(TAGS) ./agent/... ./bpf/... ./android/... ./btf/... ./scripts/netd/... ./scripts/nettest/... ./scripts/wireshark/...
 test-fuzz: ## each fuzz target for 15 seconds
 	@timeout -k 10 600 $(MAKE) --no-print-directory FUZZTIME=15s fuzz
 test-static: agent ## the phone's binary is what it must be
@@ -97,8 +97,8 @@ test-lab: agent ## the emulated phone, on the kernels of SUITES
 
 FUZZTIME ?= 10m
 FUZZ     := filter:FuzzExpression filter:FuzzPacket probe/packet:FuzzDecode afpacket:FuzzBlockPacket sockdiag:FuzzParseFlow \
-            sockdiag:FuzzParse owner:FuzzParse hook:FuzzParseEntry hook:FuzzParseOwner hook:FuzzStartTime rtnl:FuzzMessages rtnl:FuzzAnswers ../btf:FuzzOpen ../btf/facts:FuzzFrom \
-            ../android:FuzzInterfaces ../android:FuzzParseRelease
+            sockdiag:FuzzParse owner:FuzzParse process:FuzzParseStart hook:FuzzParseEntry hook:FuzzParseOwner hook:FuzzStartTime rtnl:FuzzMessages rtnl:FuzzAnswers ../btf:FuzzOpen ../btf/facts:FuzzFrom \
+            ../android:FuzzInterfaces ../android:FuzzParseRelease ../android:FuzzParsePackages sockdiag:FuzzParseHoldings apps:FuzzConcerns
 fuzz: ## fuzz what parses foreign bytes, each parser for FUZZTIME (10m) (root)
 	@$(call cgo,host); for target in $(FUZZ); do \
 		$(GO) test -tags $(TAGS) -run NONE -fuzz "^$${target#*:}$$" -fuzztime $(FUZZTIME) "./agent/$${target%:*}" | tail -n 3; \
@@ -124,11 +124,13 @@ bench: agent-host ## time to ready and memory beside tcpdump's (root)
 	@scripts/bench/start.sh build/host/agent
 bench-filter: ## what filters cost a packet, beside eCapture's way (root)
 	@$(call cgo,host); $(GO) run -tags $(TAGS) ./scripts/bench/filter
+bench-owner: ## what it costs a packet that its owner is found, in every way (root)
+	@$(call cgo,host); $(GO) run -tags $(TAGS) ./scripts/bench/owner
 bench-idle: agent-host ## wake-ups and processor time of captures that capture nothing, beside tcpdump's (root)
 	@scripts/bench/idle.sh build/host/agent
 bench-flap: agent-host ## how soon it is back where clsact or the interface was deleted (root)
 	@scripts/bench/flap.sh build/host/agent
-.PHONY: bench bench-filter bench-idle bench-flap
+.PHONY: bench bench-filter bench-owner bench-idle bench-flap
 
 clean: ## remove what was built here (the cache outside the tree stays)
 	rm -rf build

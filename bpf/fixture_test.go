@@ -37,6 +37,41 @@ type settings struct {
 	SockUID, SockCgroup, CgroupNode, NodeID                                uint32
 }
 
+// Keys and values of the maps of owner.h. Ports are big endian.
+
+type flow struct {
+	Local, Remote         [16]byte
+	LocalPort, RemotePort [2]byte
+	Protocol              uint8
+	_                     [3]uint8
+}
+
+type owner struct {
+	UID          uint32
+	_            uint32
+	Cgroup, Seen uint64
+}
+
+type fragment struct {
+	Src, Dst          [16]byte
+	ID                [4]byte // big endian
+	Protocol, Version uint8
+	_                 [2]uint8
+}
+
+type firstPorts struct {
+	Src, Dst       [2]byte
+	Protocol, Kind uint8
+	_              [2]uint8
+	Seen           uint64
+}
+
+type port struct {
+	Protocol uint8
+	_        uint8
+	Port     [2]byte
+}
+
 type counts struct{ In, Out, Received, Dropped, Unattributed uint64 }
 
 const (
@@ -44,6 +79,10 @@ const (
 	both            = ingress | egress
 	maxSnaplen      = 262144
 	uidUnknown      = 0xffffffff
+	uidNone         = 0xfffffffe
+	ignore          = 0 // OWNER_IGNORE, OWNER_TELL and OWNER_FILTER
+	tell            = 1
+	byOwner         = 2
 	loopback        = 1          // its ifindex, in every namespace
 	actUnspec       = 0xffffffff // TC_ACT_UNSPEC
 )
@@ -95,8 +134,9 @@ func forPacketObjects(t *testing.T, test func(t *testing.T, name string)) {
 // config is what a capture writes before the load.
 type config struct {
 	settings
-	interfaces []uint32 // keys of the map; nil: 0 and loopback
-	uids       []uint32
+	interfaces []uint32                   // keys of the map; nil: 0 and loopback
+	uids       []uint32                   // that pass
+	verdicts   map[uint32]uint8           // entries of the map of uids, besides
 	buffer     int                        // bytes, for perf on each processor
 	edit       func(*ebpf.CollectionSpec) // before the load
 }
@@ -153,7 +193,10 @@ func start(t *testing.T, name string, c config) *capture {
 	for _, uid := range c.uids {
 		spec.Maps["uids"].Contents = append(spec.Maps["uids"].Contents, ebpf.MapKV{Key: uid, Value: uint8(1)})
 	}
-	spec.Maps["uids"].MaxEntries = max(1, uint32(len(c.uids)))
+	for uid, verdict := range c.verdicts {
+		spec.Maps["uids"].Contents = append(spec.Maps["uids"].Contents, ebpf.MapKV{Key: uid, Value: verdict})
+	}
+	spec.Maps["uids"].MaxEntries = max(1, uint32(len(spec.Maps["uids"].Contents)))
 	if c.buffer == 0 {
 		c.buffer = 1 << 22
 	}

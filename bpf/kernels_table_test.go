@@ -68,15 +68,26 @@ var programTypes = map[ebpf.ProgramType]programType{
 	ebpf.SchedCLS: {feature{4_01, "e2e9b6541dd4, bcc"}, map[asm.BuiltinFunc]feature{
 		asm.FnMapLookupElem:   {4_01, "d0003ec01c66, 3.19, bcc; classifiers are of 4.1"},
 		asm.FnMapUpdateElem:   {4_01, "d0003ec01c66, 3.19, bcc; classifiers are of 4.1"},
+		asm.FnMapDeleteElem:   {4_01, "d0003ec01c66, 3.19, bcc; classifiers are of 4.1"},
+		asm.FnKtimeGetNs:      {4_01, "d9847d310ab4, bcc"},
 		asm.FnSkbLoadBytes:    {4_05, "05c74e5e53f6, bcc"},
 		asm.FnPerfEventOutput: {4_08, "555c8a8623a3, with the skb's bytes; without a43eec304259, 4.4, bcc"},
 		asm.FnGetSocketUid:    {4_12, "6acc5c291068, bcc"},
 		// 71d19214776e, 5.8. Where the kernel has none, agent/capture/load.go puts bpf_ktime_get_ns in its place.
 		asm.FnKtimeGetBootNs: {4_19, "bpf_ktime_get_ns of bpf_base_func_proto in filter.c of 4.19"},
-		asm.FnRingbufReserve: {5_08, "457f44363a88"},
-		asm.FnRingbufSubmit:  {5_08, "457f44363a88"},
-		asm.FnRingbufDiscard: {5_08, "457f44363a88"},
-		asm.FnRingbufQuery:   {5_08, "457f44363a88"},
+		// Without CONFIG_SOCK_CGROUP_DATA there is none: withoutCgroup of agent/capture/load.go.
+		asm.FnSkbCgroupId:     {4_18, "cb20b08ead40, bcc"},
+		asm.FnFibLookup:       {4_18, "87f5fc7e48dd, bcc"},
+		asm.FnSkLookupTcp:     {4_20, "6acc9b432e67, bcc"},
+		asm.FnSkLookupUdp:     {4_20, "6acc9b432e67, bcc"},
+		asm.FnSkRelease:       {4_20, "6acc9b432e67, bcc"},
+		asm.FnJiffies64:       {5_05, "5576b991e9c1, bcc"},
+		asm.FnSkFullsock:      {5_01, "46f8bc92758c, bcc"},
+		asm.FnProbeReadKernel: {5_08, "bpf_base_func_proto, in 5.10 as read; for tracing it is of 5.5, 6ae08ae3dea2"},
+		asm.FnRingbufReserve:  {5_08, "457f44363a88"},
+		asm.FnRingbufSubmit:   {5_08, "457f44363a88"},
+		asm.FnRingbufDiscard:  {5_08, "457f44363a88"},
+		asm.FnRingbufQuery:    {5_08, "457f44363a88"},
 	}},
 	// Socket filters have half of the classifiers' helpers, and some of those later.
 	ebpf.SocketFilter: {feature{3_19, "89aa075832b0, bcc"}, map[asm.BuiltinFunc]feature{
@@ -91,6 +102,7 @@ var mapTypes = map[ebpf.MapType]feature{
 	ebpf.Hash:           {3_19, "0f8e4bd8a1fc, bcc"},
 	ebpf.PerfEventArray: {4_03, "ea317b267e9d, bcc"},
 	ebpf.PerCPUHash:     {4_06, "824bd0ce6c7c, bcc"},
+	ebpf.PerCPUArray:    {4_06, "a10423b87a7e, bcc"},
 	ebpf.LRUHash:        {4_10, "29ba732acbee, bcc"},
 	ebpf.ArrayOfMaps:    {4_12, "56f668dfe00d, bcc"},
 	ebpf.HashOfMaps:     {4_12, "bcc6b1b7ebf8, bcc"},

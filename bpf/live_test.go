@@ -164,7 +164,7 @@ func TestRecordOfLongPacket(t *testing.T) {
 						if len(all) != 1 {
 							t.Fatalf("%d records of one packet of %d bytes", len(all), size)
 						}
-						all[0].check(t, c.Maps["events"], packet, snaplen, event{Ifindex: loopback, Direction: p.direction, UID: ownerIn(p.direction)})
+						all[0].check(t, c.Maps["events"], packet, snaplen, event{Ifindex: loopback, Direction: p.direction, UID: uidUnknown})
 					}
 					n := uint64(len(sizes))
 					want := counts{In: n, Received: n}
@@ -251,7 +251,7 @@ func TestVLANTag(t *testing.T) {
 			record  []byte
 			want    event
 		}{
-			{"out: the tag is in the bytes", "l2_egress", tagged(0x81, 0, 0, 100), tagged(0x81, 0, 0, 100), event{Direction: egress, UID: 0}},
+			{"out: the tag is in the bytes", "l2_egress", tagged(0x81, 0, 0, 100), tagged(0x81, 0, 0, 100), event{Direction: egress, UID: uidUnknown}},
 			{"in: the tag is in the event", "l2_ingress", tagged(0x81, 0, 0, 100), inner,
 				event{Direction: ingress, UID: uidUnknown, VlanTCI: 100, VlanProto: [2]byte{0x81, 0}}},
 			{"in: with priority and DEI", "l2_ingress", tagged(0x81, 0, 0xf0, 101), inner,

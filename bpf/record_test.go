@@ -89,7 +89,7 @@ func (c *capture) checkOne(t *testing.T, program string, size, snaplen int, dire
 	if len(all) != 1 {
 		t.Fatalf("%d records of one packet", len(all))
 	}
-	all[0].check(t, c.Maps["events"], packet, snaplen, event{Ifindex: loopback, Direction: direction, UID: ownerIn(direction)})
+	all[0].check(t, c.Maps["events"], packet, snaplen, event{Ifindex: loopback, Direction: direction, UID: uidUnknown})
 	if all[0].Time < before || all[0].Time > after {
 		t.Errorf("time %d is not between %d and %d of CLOCK_BOOTTIME", all[0].Time, before, after)
 	}
@@ -105,15 +105,6 @@ func (c *capture) waiting() int {
 		return r.AvailableBytes()
 	}
 	return -1
-}
-
-// ownerIn is the owner of a packet of BPF_PROG_TEST_RUN where none is asked for:
-// its socket is root's, and a packet that comes in has none to speak of.
-func ownerIn(direction uint8) uint32 {
-	if direction == egress {
-		return 0
-	}
-	return uidUnknown
 }
 
 // TestFullRing fills a ring that nobody reads: what has no room is counted.

@@ -10,12 +10,14 @@ import (
 	"embed"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
 
 	cilium "github.com/cilium/ebpf/btf"
+	"golang.org/x/sys/unix"
 
 	"droidtap/android"
 	"droidtap/btf/facts"
@@ -154,21 +156,39 @@ func directories(dirs []string) (kept []string, unusable []error) {
 }
 
 // openOwn reads the running kernel's types.
-func openOwn(sys fs.FS) (*cilium.Spec, error) {
+func openOwn(sys fs.FS) (_ *cilium.Spec, err error) {
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("read the kernel's BTF: %w", err)
+		}
+	}()
 	f, err := sys.Open(own)
 	if err != nil {
-		return nil, fmt.Errorf("read the kernel's BTF: %w", err)
+		return nil, err
 	}
 	defer f.Close()
-	raw, err := bounded(f)
+	st, err := f.Stat()
 	if err != nil {
-		return nil, fmt.Errorf("read the kernel's BTF: %w", err)
+		return nil, err
 	}
-	spec, err := reduce(raw)
+	if st.Size() < 0 || st.Size() > limit {
+		return nil, fmt.Errorf("%d bytes", st.Size())
+	}
+	// Memory that the kernel hands out at once, and takes back at once: in the heap the 5 MB take longer to come, page by
+	// page, than all the rest, and stay.
+	raw, err := unix.Mmap(-1, 0, int(st.Size())+1, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_POPULATE)
 	if err != nil {
-		return nil, fmt.Errorf("read the kernel's BTF: %w", err)
+		return nil, os.NewSyscallError("mmap", err)
 	}
-	return spec, nil
+	defer func() { err = errors.Join(err, unix.Munmap(raw)) }()
+	n, err := io.ReadFull(f, raw)
+	if err == nil {
+		return nil, fmt.Errorf("it has more than its %d bytes", st.Size())
+	}
+	if !errors.Is(err, io.ErrUnexpectedEOF) && !errors.Is(err, io.EOF) {
+		return nil, err
+	}
+	return reduce(raw[:n])
 }
 
 // openEmbedded reads the types made from the facts of a KMI.
@@ -184,7 +204,7 @@ func openEmbedded(kmi, arch string) (*cilium.Spec, error) {
 	return spec, nil
 }
 
-// reduce makes a spec of the facts in raw BTF.
+// reduce makes a spec of the facts in raw BTF, of which it keeps nothing.
 func reduce(raw []byte) (*cilium.Spec, error) {
 	fs, _, err := facts.From(raw)
 	if err != nil {

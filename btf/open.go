@@ -56,15 +56,15 @@ func Read(path string) ([]byte, error) {
 	if !st.Mode().IsRegular() {
 		return nil, fmt.Errorf("read BTF in %s: not a regular file", path)
 	}
-	raw, err := unpack(f)
+	raw, err := unpack(f, st.Size())
 	if err != nil {
 		return nil, fmt.Errorf("read BTF in %s: %w", path, err)
 	}
 	return raw, nil
 }
 
-// unpack returns the raw BTF in a file.
-func unpack(r io.ReaderAt) ([]byte, error) {
+// unpack returns the raw BTF in a file of that many bytes.
+func unpack(r io.ReaderAt, size int64) ([]byte, error) {
 	if begins(r, elf.ELFMAG) {
 		return section(r)
 	}
@@ -75,15 +75,15 @@ func unpack(r io.ReaderAt) ([]byte, error) {
 	case begins(r, "\xfd7zXZ\x00"):
 		var x *xz.Reader
 		if x, err = xz.NewReader(packed, limit); err == nil {
-			raw, err = bounded(x)
+			raw, err = bounded(x, 0)
 		}
 	case begins(r, "\x1f\x8b"):
 		var z *gzip.Reader
 		if z, err = gzip.NewReader(packed); err == nil {
-			raw, err = bounded(z)
+			raw, err = bounded(z, 0)
 		}
 	default:
-		return bounded(packed)
+		return bounded(packed, size)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("unpack: %w", err)
@@ -101,16 +101,18 @@ func begins(r io.ReaderAt, magic string) bool {
 	return string(b[:n]) == magic
 }
 
-// bounded reads all of r, or fails where that is more than limit.
-func bounded(r io.Reader) ([]byte, error) {
-	b, err := io.ReadAll(io.LimitReader(r, limit+1))
-	if err != nil {
+// bounded reads all of r, or fails where that is more than limit. size is how much that may be, in bytes: with it the bytes
+// are not copied over and over while they grow, which takes three times their room.
+func bounded(r io.Reader, size int64) ([]byte, error) {
+	var b bytes.Buffer
+	b.Grow(int(max(0, min(size, limit))) + bytes.MinRead)
+	if _, err := b.ReadFrom(io.LimitReader(r, limit+1)); err != nil {
 		return nil, err
 	}
-	if len(b) > limit {
+	if b.Len() > limit {
 		return nil, fmt.Errorf("more than %d MiB", limit>>20)
 	}
-	return b, nil
+	return b.Bytes(), nil
 }
 
 // section returns the .BTF section of a 64-bit little-endian ELF file. debug/elf would do but for hostile files: it

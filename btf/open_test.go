@@ -196,7 +196,7 @@ func FuzzOpen(f *testing.F) {
 	f.Add(packed(f))
 	f.Add(object(f, part{".BTF", raw}))
 	f.Fuzz(func(t *testing.T, content []byte) {
-		raw, err := unpack(bytes.NewReader(content))
+		raw, err := unpack(bytes.NewReader(content), int64(len(content)))
 		if err != nil {
 			return
 		}

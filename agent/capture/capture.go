@@ -11,7 +11,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"os"
 	"slices"
 	"sync"
 	"time"
@@ -96,12 +95,6 @@ type running struct {
 	errs     []error   // of theirs
 }
 
-// stream is a ring of a source, and what makes blocks of its records.
-type stream struct {
-	ring
-	decode func([]byte) (pcapng.Block, error)
-}
-
 // Run captures until ctx ends, cfg.Duration is over, cfg.Most packets are in the file, the output fails
 // or the sources have nothing left to watch; the last two are errors. The summary
 // is valid with an error too, once a file has been opened.
@@ -123,8 +116,9 @@ func Run(ctx context.Context, abort <-chan struct{}, cfg Config) (sum Summary, e
 	if c.Ask == nil {
 		c.Ask = kernel.Ask
 	}
+	find := c.findTypes(u.Release)
 	k := c.Ask(u.Release)
-	types, err := c.types(&k)
+	types, err := c.types(<-find, &k)
 	if err != nil {
 		return sum, err
 	}
@@ -146,11 +140,11 @@ func Run(ctx context.Context, abort <-chan struct{}, cfg Config) (sum Summary, e
 	}
 	// The file comes last: a capture that cannot start leaves none, and spoils none.
 	if err := c.attach(target); err != nil {
-		return sum, errors.Join(err, c.detach())
+		return sum, errors.Join(err, c.detach(), c.end())
 	}
 	file, err := cfg.Output.Next(cfg.Label)
 	if err != nil {
-		return sum, errors.Join(err, c.detach())
+		return sum, errors.Join(err, c.detach(), c.end())
 	}
 	sum.File = file.Name()
 	err = c.run(ctx, target, &sum, file, pcapng.Section{
@@ -176,7 +170,7 @@ func (c *capture) run(ctx context.Context, t plugin.Target, sum *Summary, file p
 	c.Control.begin(c, t)
 	err := c.wait(ctx, sum.File)
 	c.Control.end()
-	err = errors.Join(err, c.detach(), c.drain(), c.statistics())
+	err = errors.Join(err, c.detach(), c.drain(), c.end(), c.statistics())
 	close(c.writer.in)
 	sum.Counts = c.counts
 	select {
@@ -260,7 +254,7 @@ func (c *capture) loadProbe(p Probe, t plugin.Target) error {
 			coll.Close()
 			return err
 		}
-		r.streams = []*stream{{ring: ring, decode: p.Source.Decode}}
+		r.streams = []*stream{streamOf(p.Source, ring)}
 	}
 	c.running = append(c.running, r)
 	return nil
@@ -282,7 +276,9 @@ func (c *capture) unload() error {
 func (c *capture) attach(t plugin.Target) error {
 	for _, r := range c.running {
 		t.Load = func(p plugin.Preparer) (map[string]*ebpf.Program, error) { return c.more(r, p, t) }
-		t.Stream = func(s plugin.Stream) { c.stream(r, &stream{ring: &foreign{Ring: s.Ring}, decode: s.Decode}) }
+		t.Stream = func(s plugin.Stream) {
+			c.stream(r, &stream{ring: &foreign{Ring: s.Ring}, decode: s.Decode, settle: s.Settle})
+		}
 		var err error
 		if r.attached, err = r.Source.Attach(r.coll, t); err != nil {
 			return err
@@ -303,16 +299,6 @@ func (c *capture) more(r *running, p plugin.Preparer, t plugin.Target) (map[stri
 	return programs, nil
 }
 
-// stream has one more ring of a source read, from the start of the capture on.
-func (c *capture) stream(r *running, s *stream) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	r.streams = append(r.streams, s)
-	if c.started {
-		c.readers.Go(func() { c.read(r, s) })
-	}
-}
-
 // detach takes off what attach attached, in reverse order.
 func (c *capture) detach() error {
 	var errs []error
@@ -324,38 +310,16 @@ func (c *capture) detach() error {
 	return errors.Join(errs...)
 }
 
-// read moves the records of one stream to the writer, and closes it at its end.
-func (c *capture) read(r *running, s *stream) {
-	t, err := read(s.ring, s.decode, c.writer.empty, c.send)
-	if err != nil {
-		err = fmt.Errorf("probe %s: %w", r.Name, err)
-		c.fail(err)
-	}
-	err = errors.Join(err, s.Close())
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	r.streams = slices.DeleteFunc(r.streams, func(other *stream) bool { return other == s })
-	r.ended = r.ended.plus(t)
-	if err != nil {
-		r.errs = append(r.errs, err)
-	}
-}
-
-// drain waits until the readers have read what is left in the rings, and ended.
-func (c *capture) drain() error {
+// end tells the sources that were attached that nothing more comes to them.
+func (c *capture) end() error {
 	var errs []error
-	for _, r := range c.running {
-		c.mu.Lock()
-		left := slices.Clone(r.streams)
-		c.mu.Unlock()
-		for _, s := range left {
-			// One that is closed was read to its end in this moment.
-			if err := s.flush(); err != nil && !errors.Is(err, os.ErrClosed) {
-				errs = append(errs, fmt.Errorf("flush a ring of probe %s: %w", r.Name, err), s.Close())
+	for _, r := range slices.Backward(c.running) {
+		if e, ok := r.Source.(plugin.Ender); ok && r.attached != nil {
+			if err := e.End(); err != nil {
+				errs = append(errs, fmt.Errorf("probe %s: %w", r.Name, err))
 			}
 		}
 	}
-	c.readers.Wait()
 	return errors.Join(errs...)
 }
 
@@ -370,18 +334,6 @@ func (c *capture) send(b *batch) {
 // emit hands a block that is no record to the writer, ahead of the records that
 // are not yet read. It does not wait.
 func (c *capture) emit(b pcapng.Block) { c.writer.put(b) }
-
-// begin has the streams read.
-func (c *capture) begin() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.started = true
-	for _, r := range c.running {
-		for _, s := range r.streams {
-			c.readers.Go(func() { c.read(r, s) })
-		}
-	}
-}
 
 // fail ends the capture.
 func (c *capture) fail(err error) {

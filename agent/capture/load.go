@@ -53,10 +53,10 @@ func load(probe Probe, t plugin.Target, buffer int) (*ebpf.Collection, plan.Vari
 
 // Loads tells whether the kernel takes a probe's object in a variant, with nothing injected, and lets its ring be read.
 // Nothing is attached. Call rlimit.RemoveMemlock before. The error wraps os.ErrPermission or ErrKernel.
-func Loads(probe string, v plan.Variant, c plan.Clock) error {
+func Loads(probe string, v plan.Variant, p plan.Plan) error {
 	const buffer = 1 << 19 // bytes
 	o := object{name: probe, variant: v, buffer: buffer}
-	coll, err := loadVariant(o, asItIs{}, plugin.Target{Plan: plan.Plan{Clock: c}, Log: slog.New(slog.DiscardHandler)})
+	coll, err := loadVariant(o, asItIs{}, plugin.Target{Plan: p, Log: slog.New(slog.DiscardHandler)})
 	switch {
 	case errors.Is(err, os.ErrPermission) && !verifier(err):
 		return err
@@ -134,6 +134,9 @@ func try(o object, p plugin.Preparer, t plugin.Target, quiet bool) (*ebpf.Collec
 	if t.Plan.Clock == plan.Monotonic {
 		useMonotonic(spec)
 	}
+	if t.Plan.NoCgroup {
+		withoutCgroup(spec)
+	}
 	if m := spec.Maps[events]; m != nil && m.Type == ebpf.RingBuf {
 		m.MaxEntries = uint32(o.buffer)
 	}
@@ -168,6 +171,17 @@ func useMonotonic(spec *ebpf.CollectionSpec) {
 		for i, in := range p.Instructions {
 			if in.IsBuiltinCall() && asm.BuiltinFunc(in.Constant) == asm.FnKtimeGetBootNs {
 				p.Instructions[i].Constant = int64(asm.FnKtimeGetNs)
+			}
+		}
+	}
+}
+
+// withoutCgroup puts 0, which is no cgroup's id, in the place of the helper that tells it, which the kernel lacks.
+func withoutCgroup(spec *ebpf.CollectionSpec) {
+	for _, p := range spec.Programs {
+		for i, in := range p.Instructions {
+			if in.IsBuiltinCall() && asm.BuiltinFunc(in.Constant) == asm.FnSkbCgroupId {
+				p.Instructions[i] = asm.Mov.Imm(asm.R0, 0).WithMetadata(in.Metadata)
 			}
 		}
 	}

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
 	"golang.org/x/sys/unix"
 
 	"droidtap/agent/filter"
@@ -31,6 +32,36 @@ func TestTooMuch(t *testing.T) {
 	} {
 		if got := tooMuch(c.err); got != c.want {
 			t.Errorf("%s: %v", c.rule, got)
+		}
+	}
+}
+
+// TestWithoutHelpers has programs that ask for what the kernel lacks.
+func TestWithoutHelpers(t *testing.T) {
+	program := func() *ebpf.CollectionSpec {
+		return &ebpf.CollectionSpec{Programs: map[string]*ebpf.ProgramSpec{"p": {Instructions: asm.Instructions{
+			asm.FnSkbCgroupId.Call().WithSymbol("start"),
+			asm.FnKtimeGetBootNs.Call(),
+			asm.FnGetSocketUid.Call(),
+			asm.Return(),
+		}}}}
+	}
+	for _, c := range []struct {
+		rule string
+		edit func(*ebpf.CollectionSpec)
+		want asm.Instructions
+	}{
+		{"no cgroup has the id 0", withoutCgroup, asm.Instructions{asm.Mov.Imm(asm.R0, 0), asm.FnKtimeGetBootNs.Call(), asm.FnGetSocketUid.Call(), asm.Return()}},
+		{"the monotonic clock for the boot clock", useMonotonic, asm.Instructions{asm.FnSkbCgroupId.Call(), asm.FnKtimeGetNs.Call(), asm.FnGetSocketUid.Call(), asm.Return()}},
+	} {
+		spec := program()
+		c.edit(spec)
+		got := spec.Programs["p"].Instructions
+		if got[0].Symbol() != "start" {
+			t.Errorf("%s: the program begins nowhere", c.rule)
+		}
+		if g, w := fmt.Sprint(got[0].OpCode, got[1:]), fmt.Sprint(c.want[0].OpCode, c.want[1:]); g != w {
+			t.Errorf("%s:\n%s\n%s", c.rule, g, w)
 		}
 	}
 }

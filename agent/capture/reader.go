@@ -24,6 +24,8 @@ const (
 	seldom = 2500 * time.Millisecond
 	// arenaSize is how many bytes of records make a batch; a larger record has its own memory.
 	arenaSize = 256 << 10
+	// fullSize is how many of them are enough.
+	fullSize = arenaSize - arenaSize/4
 	// minPerCPU holds a few of the largest perf records, in bytes.
 	minPerCPU = 256 << 10
 )
@@ -31,17 +33,18 @@ const (
 // batch is some blocks on their way from a reader to the writer. Their bytes
 // belong to whoever holds the batch, and most of them lie in arena.
 type batch struct {
-	blocks []pcapng.Block
-	arena  []byte // nil: no batch of a reader's
-	used   int    // bytes of arena
-	bytes  int    // of all records
+	blocks  []pcapng.Block
+	arena   []byte // nil: no batch of a reader's, or the arena is that of a later one
+	used    int    // bytes of arena
+	bytes   int    // of all records
+	settled int    // of blocks
 }
 
 func newBatch() *batch { return &batch{arena: make([]byte, arenaSize)} }
 
 func (b *batch) reset() *batch {
 	clear(b.blocks)
-	b.blocks, b.used, b.bytes = b.blocks[:0], 0, 0
+	b.blocks, b.used, b.bytes, b.settled = b.blocks[:0], 0, 0, 0
 	return b
 }
 
@@ -176,8 +179,9 @@ func (t tally) plus(u tally) tally {
 }
 
 // read hands the records of a ring to send, in batches, until the ring has been
-// flushed and is empty. empty gives batches back.
-func read(r ring, decode func([]byte) (pcapng.Block, error), empty <-chan *batch, send func(*batch)) (t tally, err error) {
+// flushed and is empty. empty gives batches back, in the order in which they were sent. Where batches wait, small ones share
+// an arena, which belongs to the last of them.
+func read(r ring, decode func([]byte) (pcapng.Block, error), empty <-chan *batch, send func(*batch), wait bool) (t tally, err error) {
 	b := newBatch()
 	deliver := func() {
 		if len(b.blocks) == 0 {
@@ -185,6 +189,11 @@ func read(r ring, decode func([]byte) (pcapng.Block, error), empty <-chan *batch
 		}
 		if !r.ordered() {
 			byTime(b.blocks)
+		}
+		if wait && b.used <= fullSize {
+			send(&batch{blocks: b.blocks, bytes: b.bytes})
+			b.blocks, b.bytes = nil, 0
+			return
 		}
 		send(b)
 		select {
@@ -222,7 +231,7 @@ func read(r ring, decode func([]byte) (pcapng.Block, error), empty <-chan *batch
 		if len(raw) <= len(b.arena)-b.used {
 			b.used += len(raw)
 		}
-		if b.bytes += len(raw); b.bytes > arenaSize-arenaSize/4 {
+		if b.bytes += len(raw); b.bytes > fullSize || b.used > fullSize {
 			deliver()
 		}
 	}

@@ -70,7 +70,7 @@ func TestBatchesAreBounded(t *testing.T) {
 			w.recycle(&batch{blocks: b.blocks[:1]}) // such as emit sends
 			w.recycle(b)
 		}
-		tally, err := read(&busyRing{records, size, true}, numbered{}.Decode, back, send)
+		tally, err := read(&busyRing{records, size, true}, numbered{}.Decode, back, send, false)
 		if err != nil || got != records || tally.records != records || tally.bad != 0 {
 			t.Errorf("size %d: %d of %d records, tally %+v, %v", size, got, records, tally, err)
 		}
@@ -79,7 +79,7 @@ func TestBatchesAreBounded(t *testing.T) {
 
 func TestBadRecordsAreCounted(t *testing.T) {
 	got := 0
-	tally, err := read(&busyRing{100, 64, true}, numbered{bad: true}.Decode, nil, func(b *batch) { got += len(b.blocks) })
+	tally, err := read(&busyRing{100, 64, true}, numbered{bad: true}.Decode, nil, func(b *batch) { got += len(b.blocks) }, false)
 	if err != nil || got != 50 || tally.records != 100 || tally.bad != 50 || tally.why == nil {
 		t.Errorf("%d blocks, tally %+v, %v", got, tally, err)
 	}
@@ -96,7 +96,7 @@ func TestPacketsAreSorted(t *testing.T) {
 				last = p.Time
 			}
 		}
-	})
+	}, false)
 	if err != nil {
 		t.Error(err)
 	}
@@ -138,7 +138,7 @@ func TestIdleReaderWaits(t *testing.T) {
 	r := &askedRing{left: 2}
 	_, err := read(&foreign{Ring: r}, numbered{}.Decode, nil, func(b *batch) {
 		r.asked = append(r.asked, fmt.Sprintf("%d handed on", len(b.blocks)))
-	})
+	}, false)
 	round := []string{"wait without an end", "look", "look", "2 handed on"}
 	want := slices.Concat([]string{"look"}, round, round, []string{"wait without an end"})
 	if diff := cmp.Diff(want, r.asked); diff != "" || err != nil {

@@ -66,6 +66,10 @@ func (w *writer) run(out *pcapng.Writer) {
 	for {
 		select {
 		case b, open := <-w.in:
+			if open && len(b.blocks) == 0 {
+				w.recycle(b)
+				continue
+			}
 			w.writeAside()
 			if !open {
 				w.flush()

@@ -90,14 +90,15 @@ func Examine(o Options) (*Report, error) {
 			{"TCX", answer(k.TCX)},
 			{"clsact and cls_bpf", answer(tried.TC)},
 			{"packet socket with a bpf filter", answer(tried.Socket)},
+			{"cgroup ids in classifiers", answer(k.Cgroup)},
 		},
+	}
+	if err := r.types(o.BTF, &k); err != nil {
+		return nil, err
 	}
 	p, impossible := plan.Make(k, plan.Wish{})
 	r.Choices = p.Choices
 	loads := r.load(o.Probes, p)
-	if err := r.types(o.BTF, u.Release); err != nil {
-		return nil, err
-	}
 	s := kernel.Look(os.DirFS("/"))
 	r.process(s, raised)
 	if err := r.interfaces(os.DirFS("/sys"), p.Hooks); err != nil {
@@ -124,7 +125,7 @@ func (r *Report) load(probes []string, p plan.Plan) error {
 	for _, probe := range probes {
 		var refused []error
 		for _, v := range []plan.Variant{plan.Ring, plan.Legacy} {
-			err := capture.Loads(probe, v, p.Clock)
+			err := capture.Loads(probe, v, p)
 			r.Objects = append(r.Objects, Answer{probe + "." + string(v), answer(err)})
 			if err != nil {
 				refused = append(refused, err)
@@ -137,12 +138,13 @@ func (r *Report) load(probes []string, p plan.Plan) error {
 	return errors.Join(errs...)
 }
 
-// types finds the kernel's types. The error wraps kernel.ErrChoice.
-func (r *Report) types(choice, release string) error {
-	t, err := kernel.FindTypes(choice, release)
+// types finds the kernel's types, and tells k of them. The error wraps kernel.ErrChoice.
+func (r *Report) types(choice string, k *plan.Kernel) error {
+	t, err := kernel.FindTypes(choice, k.Release)
 	if errors.Is(err, kernel.ErrChoice) {
 		return err
 	}
+	t.Tell(k, err)
 	if t.Source.Kind != "" {
 		r.Types.Source = t.Source.String()
 	}

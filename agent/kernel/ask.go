@@ -35,6 +35,7 @@ func Ask(release string) plan.Kernel {
 		RingBuf: features.HaveMapType(ebpf.RingBuf),
 		BootNs:  features.HaveProgramHelper(ebpf.SchedCLS, asm.FnKtimeGetBootNs),
 		TCX:     hook.HaveTCX(),
+		Cgroup:  features.HaveProgramHelper(ebpf.SchedCLS, asm.FnSkbCgroupId),
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 	cilium "github.com/cilium/ebpf/btf"
 	"golang.org/x/sys/unix"
 
+	"droidtap/agent/plan"
 	"droidtap/btf"
 )
 
@@ -23,6 +24,16 @@ var BTFDirs = []string{"/data/local/tmp/agent/btf", "/data/local/tmp/droidtap/bt
 type Types struct {
 	Offsets // 0: not to be used
 	Source  btf.Source
+}
+
+// Tell puts into k what can be done with the types that FindTypes returned with err.
+func (t Types) Tell(k *plan.Kernel, err error) {
+	if t.Offsets == (Offsets{}) {
+		k.Types = err
+	}
+	if t.SockUID == 0 {
+		k.SockUID = err
+	}
 }
 
 // notDir tells that there is something else of that name, or of a name on the way: the agent itself.

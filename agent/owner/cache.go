@@ -17,9 +17,8 @@ const (
 	// retry is how long it holds that nobody is known, so that packets of nobody's, a flood of them even, do not cost a
 	// system call each.
 	retry = 20e6
-	// late is by how much the kernel may tell too late that a port was closed, in ns. It was some 25 µs on a quiet PC and 18 ms
-	// where the processor was busy.
-	late = 20e6
+	// skew is by how much the time of a packet, which is that of another clock, may be later than that of the reply to it, in ns.
+	skew = 2e6
 )
 
 // entry is what is known of a flow. Times are ns of the monotonic clock, 0 for never.
@@ -83,23 +82,22 @@ type sight struct {
 	begins   bool // a TCP connection
 }
 
-// holds tells whether what is known of a flow answers for a packet. closed is when a UDP socket of its local port was
-// closed last.
-func (e *entry) holds(s sight, closed int64) bool {
+// holds tells whether what is known of a flow answers for a packet, or nothing better is to be had.
+func (e *entry) holds(s sight, c *closes) bool {
+	undisturbed := !c.between(e.flow, e.confirmed, s.at)
 	switch {
+	case e.known && undisturbed && c.after(e.flow, s.at):
+		return true // whoever has the port now, the packet is of before
+	case e.known && e.answered && !undisturbed:
+		return false
 	case e.answered && e.asked >= s.at:
 		return true
-	case s.begins && e.asked < s.at, e.known && e.answered && e.confirmed < closed:
+	case s.begins && e.asked < s.at:
 		return false
 	case e.answered:
 		return s.now-e.asked < valid
 	}
 	return s.now-e.asked < retry
-}
-
-// before tells whether the packet came before the port was closed that was its owner's.
-func (e *entry) before(s sight, closed int64) bool {
-	return e.known && e.confirmed < closed && s.at < closed
 }
 
 // set notes whose the flow is.
@@ -116,10 +114,10 @@ func (e *entry) set(uid uint32, cgroup uint64, confirmed int64) {
 
 // unset notes that nobody is known to have the flow now. Whoever had it, it stays his: a TCP flow until a new connection
 // begins, others for a while, and a UDP flow no longer than its port is open.
-func (e *entry) unset(s sight, closed int64) {
+func (e *entry) unset(s sight, c *closes) {
 	e.answered, e.none = false, false
 	aged := e.flow.Protocol != unix.IPPROTO_TCP && s.at-e.confirmed >= lifetime(e.flow.Protocol)
-	if s.begins || aged || e.confirmed < closed && closed <= s.at {
+	if s.begins || aged || s.at > e.confirmed && c.between(e.flow, e.confirmed, s.at) {
 		e.known = false
 	}
 }

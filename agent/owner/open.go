@@ -134,10 +134,10 @@ func (f *Finder) forget(maps shared, sockets []sockdiag.Socket, lost bool) error
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for _, s := range sockets {
-		f.closed[s.Local.Port()] = now
+		f.closes.add(now, s.Local.Port(), false)
 	}
 	if lost {
-		f.anyClose = now
+		f.closes.add(now, 0, true)
 	}
 	return failed
 }

@@ -58,11 +58,9 @@ type Finder struct {
 	machine   machine
 	cache     cache
 	fragments fragments
-	// When a UDP socket of each port was closed last, and when any may have been.
-	closed   [1 << 16]int64 // of which only what is written to takes memory
-	anyClose int64
-	failures uint64
-	failure  error // the first
+	closes    closes
+	failures  uint64
+	failure   error // the first
 }
 
 // Question is a packet.
@@ -170,19 +168,15 @@ func (f *Finder) owner(h head, q Question, s sight) Answer {
 	s.begins = h.begins && !h.quoted
 	flow := h.flow(s.outgoing)
 	flow.Ifindex = q.Ifindex
-	closed := f.closedAt(flow)
 	e := f.cache.entry(flow)
-	switch {
-	case e.before(s, closed):
-		if f.disputed(e, s, closed) {
-			return Answer{UID: pcapng.UIDUnknown}
-		}
-	case !e.holds(s, closed):
-		f.renew(e, s, closed)
+	if !e.holds(s, &f.closes) {
+		f.renew(e, s)
 	}
 	switch {
 	case e.none:
 		return Answer{UID: pcapng.UIDNone}
+	case e.known && f.closes.between(flow, e.confirmed, s.at), e.known && f.disputed(e, s):
+		return Answer{UID: pcapng.UIDUnknown}
 	case e.known:
 		return Answer{UID: e.uid, Cgroup: e.cgroup, Inode: e.inode}
 	case h.quoted && s.outgoing:
@@ -195,9 +189,9 @@ func (f *Finder) owner(h head, q Question, s sight) Answer {
 }
 
 // renew asks whose the flow is.
-func (f *Finder) renew(e *entry, s sight, closed int64) {
+func (f *Finder) renew(e *entry, s sight) {
 	e.asked = s.now
-	if l, found := f.learnt(e.flow, s, closed); found {
+	if l, found := f.learnt(e.flow, s); found {
 		e.set(l.uid, l.cgroup, l.seen)
 		return
 	}
@@ -205,19 +199,24 @@ func (f *Finder) renew(e *entry, s sight, closed int64) {
 		e.known, e.answered, e.none = false, true, true
 		return
 	}
-	// What is found only later than for the packet's first question may be another's socket.
-	if e.kernel < s.at && f.ask(e, s.now) {
+	// What is found only later than for the packet's first question, or after a close, may be another's socket.
+	if e.kernel < s.at && !f.closes.between(e.flow, s.at, s.now) && f.ask(e, s.now) {
 		l := learnt{uid: e.uid, cgroup: e.cgroup, seen: s.now}
 		f.fail(f.programs.learn(e.flow, l, false))
 		return
 	}
-	e.unset(s, closed)
+	e.unset(s, &f.closes)
 }
 
-// disputed tells whether a packet that came about when its port was closed may be of who has the port now, if somebody has.
-func (f *Finder) disputed(e *entry, s sight, closed int64) bool {
-	if closed-s.at >= late {
+// disputed tells whether the port was closed so soon after it was known whose a packet is that it may have been before, and
+// the packet may be of who had the port next.
+func (f *Finder) disputed(e *entry, s sight) bool {
+	then := max(s.at, e.confirmed)
+	switch {
+	case !f.closes.between(e.flow, then, then+late):
 		return false
+	case f.closes.after(e.flow, then+late):
+		return true
 	}
 	socket, known, err := f.kernel.Find(e.flow)
 	f.fail(err)
@@ -225,16 +224,16 @@ func (f *Finder) disputed(e *entry, s sight, closed int64) bool {
 }
 
 // learnt returns what the programs know, if that counts for the packet.
-func (f *Finder) learnt(flow sockdiag.Flow, s sight, closed int64) (learnt, bool) {
+func (f *Finder) learnt(flow sockdiag.Flow, s sight) (learnt, bool) {
 	l, found, err := f.programs.learnt(flow)
 	f.fail(err)
 	switch {
 	case !found, s.at-l.seen > lifetime(flow.Protocol):
 		return l, false
-	case l.seen < closed && closed <= s.at:
+	case f.closes.between(flow, l.seen, s.at):
 		return l, false // the port may be another's
 	case s.begins && !s.outgoing:
-		return l, l.seen >= s.at // of the new connection: its SYN-ACK told
+		return l, l.seen >= s.at-skew // of the new connection: its SYN-ACK told
 	}
 	return l, true
 }
@@ -266,14 +265,6 @@ func (f *Finder) ask(e *entry, now int64) bool {
 	return known
 }
 
-// closedAt returns when a UDP socket of the flow's local port was closed last.
-func (f *Finder) closedAt(flow sockdiag.Flow) int64 {
-	if flow.Protocol != unix.IPPROTO_UDP {
-		return 0
-	}
-	return max(f.closed[flow.Local.Port()], f.anyClose)
-}
-
 // fail counts what did not work, if it is not nil. That a protocol cannot be asked about was said at the start.
 func (f *Finder) fail(err error) {
 	if err == nil || errors.Is(err, sockdiag.ErrNoDiag) {
@@ -300,7 +291,7 @@ func (f *Finder) Inode(q Question) uint32 {
 	flow.Ifindex = q.Ifindex
 	e := f.cache.entry(flow)
 	age := s.now - e.kernel
-	if age < retry || e.inode != 0 && (age < valid || e.confirmed < f.closedAt(flow)) || e.kernel >= s.at {
+	if age < retry || e.inode != 0 && (age < valid || f.closes.after(flow, e.confirmed)) || e.kernel >= s.at {
 		return e.inode
 	}
 	if !e.known && !f.ours(flow, s.outgoing) {

@@ -125,9 +125,9 @@ func TestTime(t *testing.T) {
 		{"a connection's reply tells", []step{
 			{0, syn, no, 0, false, wait, true}, {25 * ms, older(syn, 25*ms), no, 10001, false, 10001, false}}},
 		{"a SYN asks although the flow is known", []step{
-			{0, tcp, no, 10001, false, 10001, false}, {ms, syn, 10002, 0, false, 10002, true}, {ms, tcp, no, 0, false, 10002, false}}},
+			{0, tcp, no, 10001, false, 10001, false}, {5 * ms, syn, 10002, 0, false, 10002, true}, {ms, tcp, no, 0, false, 10002, false}}},
 		{"a SYN of nobody's ends what was known", []step{
-			{0, tcp, 10001, 0, false, 10001, true}, {ms, syn, no, 0, false, wait, true}}},
+			{0, tcp, 10001, 0, false, 10001, true}, {5 * ms, syn, no, 0, false, wait, true}}},
 		{"a SYN asks once", []step{
 			{0, syn, 10001, 0, false, 10001, true}, {ms, older(syn, ms), 10002, 0, false, 10001, false}}},
 		{"a learnt TCP flow holds for two minutes", []step{
@@ -144,7 +144,15 @@ func TestTime(t *testing.T) {
 			{0, udp, 10001, 0, false, 10001, true}, {5 * ms, older(udp, 2*ms), no, 0, true, 10001, true}}},
 		{"what came about when the port went to another", []step{
 			{0, udp, 10001, 0, false, 10001, true}, {5 * ms, older(udp, 2*ms), 10002, 0, true, unknown, true},
-			{0, udp, 10002, 0, false, 10002, true}}},
+			{25 * ms, udp, 10002, 0, false, 10002, true}}},
+		{"a packet between two closes is of neither the one before nor the one after", []step{
+			{0, udp, 10001, 0, false, 10001, true}, {s, tcp, no, 0, true, wait, true}, {s, older(udp, s/2), 10002, 0, true, unknown, false},
+			{25 * ms, udp, 10002, 0, false, 10002, true}}},
+		{"what was learnt of a packet between two closes", []step{
+			{0, udp, 10001, 0, false, 10001, true}, {s, tcp, no, 0, true, wait, true}, {s, tcp, no, 10003, false, 10003, false},
+			{s, older(udp, s/2), 10002, 0, true, 10003, false}}},
+		{"what was learnt after the next close is another's", []step{
+			{0, udp, no, 0, true, wait, true}, {s, older(udp, s), no, 10002, true, unknown, false}}},
 		{"what was learnt before the close is not believed", []step{
 			{0, udp, no, 10001, false, 10001, false}, {ms, udp, 10002, 0, true, 10002, true}}},
 		{"a TCP flow stays its owner's after a close", []step{
@@ -320,128 +328,6 @@ func TestLoopback(t *testing.T) {
 	}
 }
 
-func TestFragments(t *testing.T) {
-	piece := func(offset uint16, payload []byte) Question {
-		return Question{Packet: nettest.IPv4(b4, a4, unix.IPPROTO_UDP, offset, nil, payload)}
-	}
-	later := piece(0x2001, make([]byte, 8))
-	old := later
-	old.Age = Patience
-	k, f := newFake()
-	k.uid = 10001
-	if a := f.Find(later); a.UID != pcapng.UIDUnknown || !a.Wait {
-		t.Errorf("without the first one: %+v", a)
-	}
-	if a := f.Find(old); a.UID != pcapng.UIDUnknown || a.Wait {
-		t.Errorf("without the first one, in the end: %+v", a)
-	}
-	f.Find(piece(0x2000, nettest.UDP(443, 5353, nil)))
-	k.uid = nobody
-	for range 2 {
-		if a := f.Find(later); a.UID != 10001 {
-			t.Errorf("behind the first one: %+v", a)
-		}
-	}
-	// What an error quotes went the other way, and is no packet of its own.
-	k, f = newFake()
-	k.uid = 10001
-	sent := func(offset uint16) Question {
-		packet := nettest.IPv4(a4, b4, unix.IPPROTO_UDP, offset, nil, nettest.UDP(5353, 443, nil))
-		return in(append([]byte{11, 1, 0, 0, 0, 0, 0, 0}, packet...), unix.IPPROTO_ICMP)
-	}
-	f.Find(sent(0x2000))
-	if a := f.Find(sent(0x2001)); a.UID != pcapng.UIDUnknown {
-		t.Errorf("an error about a fragment whose first was not seen: %+v", a)
-	}
-	f.Find(Question{Packet: nettest.IPv4(a4, b4, unix.IPPROTO_UDP, 0x2000, nil, nettest.UDP(5353, 443, nil)), Outgoing: true})
-	if a := f.Find(sent(0x2001)); a.UID != 10001 {
-		t.Errorf("an error about a fragment: %+v", a)
-	}
-	k, f = newFake()
-	k.uid = 10001
-	f.Find(piece(0x2000, nettest.UDP(443, 5353, nil)))
-	k.now += reassembly
-	k.uid = nobody
-	if a := f.Find(later); a.UID != pcapng.UIDUnknown {
-		t.Errorf("long behind the first one: %+v", a)
-	}
-	// What the programs saw.
-	_, f = newFake()
-	k, f = newFake()
-	whole := fragment{netip.MustParseAddr(b4), netip.MustParseAddr(a4), 0x4242, unix.IPPROTO_UDP}
-	k.firsts[whole] = ports{src: 443, dst: 5353, protocol: unix.IPPROTO_UDP, seen: k.now}
-	k.flows[udpFlow] = learnt{uid: 10003, seen: k.now}
-	if a := f.Find(later); a.UID != 10003 {
-		t.Errorf("behind a first one that the programs saw: %+v", a)
-	}
-	for i := range 3 * maxFragments {
-		q := piece(0x2000, nettest.UDP(443, 5353, nil))
-		be.PutUint16(q.Packet[4:], uint16(i))
-		f.Find(q)
-	}
-	if n, m := len(f.fragments.of), len(f.fragments.at); n != maxFragments || m != maxFragments {
-		t.Errorf("%d and %d packets are remembered, want %d", n, m, maxFragments)
-	}
-}
-
-// TestCost counts what would be system calls.
-func TestCost(t *testing.T) {
-	k, f := newFake()
-	k.uid = 10001
-	for range 1000 {
-		f.Find(datagramIn())
-		k.now += int64(time.Millisecond)
-	}
-	if k.asked+k.looked > 2 {
-		t.Errorf("a known flow asked the kernel %d times and looked at flows %d times in 1000 packets of a second", k.asked, k.looked)
-	}
-	k, f = newFake()
-	for range 1000 {
-		f.Find(datagramIn())
-		k.now += int64(time.Millisecond)
-	}
-	if k.asked > 51 || k.looked > 51 {
-		t.Errorf("an unknown flow asked the kernel %d times and looked at flows %d times in 1000 packets of a second", k.asked, k.looked)
-	}
-}
-
-func TestCacheIsBounded(t *testing.T) {
-	k, f := newFake()
-	k.uid = 10001
-	ask := func(i int) bool {
-		q := in(nettest.UDP(uint16(i), uint16(i>>16), nil), unix.IPPROTO_UDP)
-		before := k.asked
-		f.Find(q)
-		return k.asked != before
-	}
-	const busy = 100
-	for i := range maxFlows {
-		ask(i)
-	}
-	for i := range busy {
-		ask(i)
-	}
-	clear(k.flows)
-	for i := range 2 * maxFlows {
-		ask(maxFlows + i)
-		if ask(i % busy) {
-			t.Fatalf("flow %d gives way although it is used all the time", i%busy)
-		}
-		clear(k.flows)
-	}
-	if len(f.cache.entries) != maxFlows || len(f.cache.places) != maxFlows {
-		t.Errorf("%d entries, %d places, want %d", len(f.cache.entries), len(f.cache.places), maxFlows)
-	}
-	if !ask(busy) {
-		t.Error("a quiet flow did not give way")
-	}
-	for flow, place := range f.cache.places {
-		if f.cache.entries[place].flow != flow {
-			t.Fatalf("the place of %+v is that of %+v", flow, f.cache.entries[place].flow)
-		}
-	}
-}
-
 func TestFailuresAreReportedOnce(t *testing.T) {
 	k, f := newFake()
 	var said bytes.Buffer
@@ -486,17 +372,5 @@ func TestInode(t *testing.T) {
 	}
 	if got := f.Inode(in(nettest.Echo(nil), unix.IPPROTO_ICMP)); got != 0 {
 		t.Errorf("the inode of what the kernel answers is %d", got)
-	}
-}
-
-func TestParsePing(t *testing.T) {
-	const line = "   51: 0100007F:1234 00000000:0000 07 00000000:00000000 00:00000000 00000000 10123        0 4026 2 0000000000000000 0  "
-	if id, s, ok := parsePing(line); !ok || id != 0x1234 || s.UID != 10123 || s.Inode != 4026 {
-		t.Errorf("%d, %+v, %v", id, s, ok)
-	}
-	for _, bad := range []string{"", "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode ref pointer drops", line[:90]} {
-		if id, s, ok := parsePing(bad); ok {
-			t.Errorf("%q is %d, %+v", bad, id, s)
-		}
 	}
 }

@@ -44,6 +44,18 @@ const (
 	Monotonic Clock = "monotonic"
 )
 
+// Owners is how the owner of a packet that comes in is found. Of one that leaves, its socket tells.
+type Owners string
+
+const (
+	// Lookup asks for the socket that the packet is for, where it comes in: bpf_sk_lookup_tcp, 4.20, and offsets.
+	Lookup Owners = "lookup"
+	// Flows knows the flows of packets that left.
+	Flows Owners = "flows"
+	// Afterwards asks sock_diag(7) behind the kernel, as the others do for what they do not know.
+	Afterwards Owners = "sock_diag"
+)
+
 // Kernel is what was found out about the running kernel, by asking it. A nil
 // error means that the feature is there; any other says why it is not.
 type Kernel struct {
@@ -55,6 +67,7 @@ type Kernel struct {
 	Socket  error // packet sockets with a bpf filter; nil as well where only an open tells
 	Cgroup  error // bpf_skb_cgroup_id in a classifier
 	Types   error // offsets in the kernel's structs, found to be right
+	SockUID error // that of a socket's owner among them
 }
 
 // Need is a feature without which a probe cannot work at all.
@@ -96,6 +109,8 @@ type Plan struct {
 	Variants []Variant // to be tried in this order; the first that loads is used
 	Hooks    []Hook    // to be tried in this order on each interface; the first that sees every packet is used
 	Clock    Clock
+	Owners   Owners
+	NoCgroup bool     // programs do without bpf_skb_cgroup_id
 	Choices  []Choice // why
 }
 
@@ -137,6 +152,8 @@ func Make(k Kernel, w Wish) (Plan, error) {
 		return Plan{}, err
 	}
 	p.clock(k)
+	p.owners(k)
+	p.NoCgroup = k.Cgroup != nil
 	return p, nil
 }
 
@@ -212,5 +229,29 @@ func (p *Plan) clock(k Kernel) {
 		c = Choice{What: "clock", Chosen: string(Monotonic), Why: "corrected after the phone has slept",
 			Not: []Rejected{{string(Boottime), k.BootNs.Error()}}}
 	}
+	p.Choices = append(p.Choices, c)
+}
+
+// owners decides by what is tried first: where that fails the next does what it can.
+func (p *Plan) owners(k Kernel) {
+	c := Choice{What: "owners"}
+	switch {
+	case p.Hooks[0] == Packet:
+		p.Owners, c.Why = Afterwards, "the kernel is asked behind the hook"
+		for _, o := range []Owners{Lookup, Flows} {
+			c.Not = append(c.Not, Rejected{string(o), "a packet socket knows no other sockets"})
+		}
+	case p.Variants[0] == Ring && k.SockUID == nil:
+		p.Owners, c.Why = Lookup, "finds the socket that a packet is for when it comes in"
+		c.Not = []Rejected{{string(Flows), "tried only where no socket is found"}}
+	default:
+		p.Owners, c.Why = Flows, "learnt from what leaves; of others the kernel is asked behind the hook"
+		why := "only the object " + string(Ring) + " has it"
+		if p.Variants[0] == Ring {
+			why = k.SockUID.Error()
+		}
+		c.Not = []Rejected{{string(Lookup), why}}
+	}
+	c.Chosen = string(p.Owners)
 	p.Choices = append(p.Choices, c)
 }

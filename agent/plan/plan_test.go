@@ -18,15 +18,17 @@ var lacks = map[rune]error{
 	't': errors.New("try clsact: not supported"),
 	's': errors.New("try a packet socket: not supported"),
 	'o': errors.New("no BTF fits"),
+	'c': errors.New("program type SchedCLS: helper FnSkbCgroupId: not supported"),
 }
 
 // that is the kernel that lacks what the letters say.
 func that(release, letters string) Kernel {
 	k := Kernel{Release: release}
-	places := map[rune]*error{'r': &k.RingBuf, 'b': &k.BootNs, 'x': &k.TCX, 't': &k.TC, 's': &k.Socket, 'o': &k.Types}
+	places := map[rune]*error{'r': &k.RingBuf, 'b': &k.BootNs, 'x': &k.TCX, 't': &k.TC, 's': &k.Socket, 'o': &k.Types, 'c': &k.Cgroup}
 	for _, l := range letters {
 		*places[l] = lacks[l]
 	}
+	k.SockUID = k.Types
 	return k
 }
 
@@ -120,8 +122,8 @@ func TestKernels(t *testing.T) {
 // checkReasons wants each choice explained, and each that the kernel lacks by the kernel's own words.
 func checkReasons(t *testing.T, p Plan, letters string) {
 	t.Helper()
-	if len(p.Choices) != 3 {
-		t.Fatalf("%d reasons for 3 choices: %v", len(p.Choices), p.Choices)
+	if len(p.Choices) != 4 {
+		t.Fatalf("%d reasons for 4 choices: %v", len(p.Choices), p.Choices)
 	}
 	var all strings.Builder
 	for _, c := range p.Choices {
@@ -176,6 +178,51 @@ func TestWishes(t *testing.T) {
 				t.Error(d)
 			}
 		})
+	}
+}
+
+func TestOwners(t *testing.T) {
+	for _, tc := range []struct {
+		rule  string
+		lacks string
+		wish  Wish
+		want  Owners
+		not   string // why not lookup
+	}{
+		{"the socket that receives is looked up where offsets hold", "", Wish{}, Lookup, ""},
+		{"without offsets there are flows", "o", Wish{}, Flows, "no BTF fits"},
+		{"the legacy object has no lookup", "", Wish{Variant: Legacy}, Flows, "only the object ring has it"},
+		{"nor has a kernel without the ring buffer, which is what is said", "ro", Wish{}, Flows, "only the object ring has it"},
+		{"behind a packet socket all is asked", "", Wish{Hook: Packet}, Afterwards, "a packet socket knows no other sockets"},
+	} {
+		t.Run(tc.rule, func(t *testing.T) {
+			p, err := Make(that("", tc.lacks), tc.wish)
+			if err != nil {
+				t.Fatal(err)
+			}
+			c := p.Choices[len(p.Choices)-1]
+			if p.Owners != tc.want || c.What != "owners" || c.Chosen != string(tc.want) {
+				t.Errorf("%s, %+v, want %s", p.Owners, c, tc.want)
+			}
+			for _, n := range c.Not {
+				if n.Name == string(Lookup) && n.Why != tc.not {
+					t.Errorf("not lookup: %s, want %s", n.Why, tc.not)
+				}
+			}
+		})
+	}
+	k := that("", "")
+	k.SockUID = lacks['o']
+	if p, err := Make(k, Wish{}); err != nil || p.Owners != Flows {
+		t.Errorf("types without that of the owner: %s, %v", p.Owners, err)
+	}
+}
+
+func TestCgroup(t *testing.T) {
+	for letters, want := range map[string]bool{"": false, "c": true} {
+		if p, err := Make(that("", letters), Wish{}); err != nil || p.NoCgroup != want {
+			t.Errorf("lacks %q: %t, %v", letters, p.NoCgroup, err)
+		}
 	}
 }
 

@@ -111,6 +111,13 @@ type Settler interface {
 // Typer is what a Source may also be: one that uses the kernel's types where they hold, and does without where they do not.
 type Typer interface{ WantsTypes() bool }
 
+// Ender is what a Source may also be: it has something that Decode and Settle need to the end.
+type Ender interface {
+	// End closes it. It is called once if Attach succeeded: after what Attach returned was closed and all rings were drained,
+	// and before the last Counts.
+	End() error
+}
+
 // Counter is what a Source may also be: it reports what its programs counted
 // in the kernel. It is called while the source runs, and at last after Close, before the
 // collection is closed.

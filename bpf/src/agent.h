@@ -7,6 +7,8 @@
  *
  *	HAVE_RODATA	global data, 5.2
  *	HAVE_RINGBUF	BPF_MAP_TYPE_RINGBUF, 5.8
+ *	HAVE_SK_LOOKUP	bpf_sk_lookup_tcp and _udp, 4.20, skb->sk, 5.1, loops, 5.3,
+ *			bpf_jiffies64, 5.5, and bpf_probe_read_kernel, 5.5
  */
 #ifndef DROIDTAP_AGENT_H
 #define DROIDTAP_AGENT_H
@@ -17,7 +19,8 @@
 #include <bpf/bpf_endian.h>
 
 #define UID_UNKNOWN 0xffffffffU /* the agent may find it out */
-#define UID_NONE    0xfffffffeU /* it has no owner: the kernel made it, forwards it or takes it for nobody */
+#define UID_NONE                                                                                   \
+	0xfffffffeU /* it has no owner: the kernel made it, forwards it or takes it for nobody */
 
 enum direction {
 	INGRESS = 1,
@@ -27,7 +30,8 @@ enum direction {
 /* The head of a record; caplen bytes of packet follow it. Go: packet.event. */
 struct event {
 	__u64 time;   /* ns, boot clock, or the monotonic one: see plan.Clock */
-	__u64 cgroup; /* id of the cgroup, version 2, where the owner's socket was made; 0: unknown */
+	__u64 cgroup; /* id of the cgroup, version 2, where the owner's socket was made; 0: unknown
+		       */
 	__u32 ifindex;
 	__u32 len;    /* bytes of the packet on the wire, hardware VLAN tag not counted */
 	__u32 caplen; /* bytes that follow */
@@ -38,7 +42,7 @@ struct event {
 	__u8 pad[3];
 };
 
-enum owner {
+enum ownership {
 	OWNER_IGNORE = 0, /* nobody asks whose a packet is */
 	OWNER_TELL = 1,	  /* record it */
 	OWNER_FILTER = 2, /* and leave out packets by it, as the map of uids says */
@@ -48,7 +52,7 @@ enum owner {
 struct settings {
 	__u32 snaplen;	     /* 1 to 262144 */
 	__u32 directions;    /* enum direction, or-ed: what to record */
-	__u32 owner;	     /* enum owner */
+	__u32 owner;	     /* enum ownership */
 	__u32 wakeup;	     /* bytes in the ring from which on each record wakes the reader */
 	__u32 loopback_once; /* 1: record what loopback sends only where it comes in */
 	__u32 others;	     /* 1: uids that the map does not name pass */
@@ -82,6 +86,20 @@ static __always_inline const volatile struct settings *setting(void)
 
 	return bpf_map_lookup_elem(&settings, &zero);
 }
+#endif
+
+#ifdef HAVE_SK_LOOKUP
+#define SK_LOOKUP true
+#define JIFFIES	  true
+/* IPv6 extension headers that are walked over, in a loop. */
+#define EXTENSIONS 6
+#define UNROLL
+#else
+#define SK_LOOKUP  false
+#define JIFFIES	   false
+/* Written out, since 4.19 takes 4,096 instructions in all. */
+#define EXTENSIONS 3
+#define UNROLL	   _Pragma("unroll")
 #endif
 
 /*

@@ -96,7 +96,9 @@ func parse(raw []byte) (*table, error) {
 	if err != nil {
 		return nil, err
 	}
-	t := &table{types: types, strings: strings, starts: []uint32{0}, steps: maxSteps}
+	// Of a kernel's BTF a type takes some 28 bytes.
+	starts := make([]uint32, 1, 1+len(types)/(2*typeLen))
+	t := &table{types: types, strings: strings, starts: starts, steps: maxSteps}
 	return t, t.index()
 }
 

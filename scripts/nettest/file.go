@@ -18,9 +18,10 @@ type Packet struct {
 	Time      int64 // ns
 	Length    int   // original, bytes
 	Data      string
-	Interface int // its number in the file
-	Direction int // 0 unknown, 1 in, 2 out
-	Comment   string
+	Interface int    // its number in the file
+	Direction int    // 0 unknown, 1 in, 2 out
+	Comment   string // the last
+	Comments  []string
 }
 
 // Interface is one of a capture file.
@@ -140,21 +141,31 @@ func enhanced(body []byte) Packet {
 		p.Direction = int(flags[0] & 3)
 	}
 	p.Comment = o[1]
+	each(body[20+(caplen+3)&^3:], func(code uint16, value string) {
+		if code == 1 {
+			p.Comments = append(p.Comments, value)
+		}
+	})
 	return p
 }
 
 // options returns the options of a block by code, the last of each.
 func options(b []byte) map[uint16]string {
 	o := map[uint16]string{}
+	each(b, func(code uint16, value string) { o[code] = value })
+	return o
+}
+
+// each gives the options of a block in their order.
+func each(b []byte, f func(code uint16, value string)) {
 	for len(b) >= 4 {
 		code, size := le.Uint16(b), int(le.Uint16(b[2:]))
 		if code == 0 {
 			break
 		}
-		o[code] = string(b[4:][:size])
+		f(code, string(b[4:][:size]))
 		b = b[4+(size+3)&^3:]
 	}
-	return o
 }
 
 // Await reads the file as it grows until it holds a packet that found takes.

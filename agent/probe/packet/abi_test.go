@@ -14,15 +14,6 @@ import (
 	"droidtap/bpf"
 )
 
-// flow mirrors struct flow of bpf/src/packet.bpf.c, which only the kernel reads. A
-// key of a hash map must have no holes: what lies in them would be a part of it.
-type flow struct {
-	Local, Remote         [16]byte
-	LocalPort, RemotePort [2]byte
-	Protocol              uint8
-	Pad                   [3]uint8
-}
-
 // member is one of a struct, at an offset in bytes, as large as size bytes.
 type member struct {
 	name         string
@@ -77,7 +68,11 @@ func TestABI(t *testing.T) {
 			{"event", event{}},
 			{"settings", settings{}},
 			{"counts", counts{}},
-			{"flow", flow{}},
+			{"flow", flowKey{}},
+			{"owner", flowOwner{}},
+			{"fragment", fragmentKey{}},
+			{"ports", firstPorts{}},
+			{"port", localPort{}},
 		} {
 			t.Run(name+" struct "+mirror.name, func(t *testing.T) {
 				var c *btf.Struct

@@ -30,7 +30,7 @@ type settings struct {
 	NodeID       uint32
 }
 
-// enum owner of bpf/src/agent.h.
+// enum ownership of bpf/src/agent.h.
 const (
 	ownerIgnore = iota
 	ownerTell

@@ -9,6 +9,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"droidtap/scripts/workload"
 )
 
 const usage = `usage:
@@ -18,19 +20,21 @@ const usage = `usage:
   phone wait HOST:PORT...                   until all accept TCP
   phone pipe TUN1 NETNS TUN2                two tun devices, end to end
   phone flaps [-agent PATH] [-n N] [-returns N] [-hooks HOOKS]       how soon an agent is back where it was taken off
+  phone workload run [-lab] ...             packets whose owners are known
   phone netd COMMAND                        a stand-in for Android's netd; without COMMAND: which there are
   su [USER] [-c COMMAND...]                 when called su
   netd COMMAND                              when called netd
 `
 
 var commands = map[string]func(args []string) error{
-	"serve": serve,
-	"fetch": fetch,
-	"udp":   udp,
-	"wait":  wait,
-	"pipe":  pipe,
-	"flaps": flaps,
-	"netd":  netdCommand,
+	"serve":    serve,
+	"fetch":    fetch,
+	"udp":      udp,
+	"wait":     wait,
+	"pipe":     pipe,
+	"flaps":    flaps,
+	"netd":     netdCommand,
+	"workload": func(args []string) error { return workload.Main([]string{"/lab/phone", "workload"}, args) },
 }
 
 func main() {

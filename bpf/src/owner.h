@@ -1,0 +1,428 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * Whose a packet is: the uid of the socket that it leaves or comes to, and the
+ * cgroup where that socket was made.
+ *
+ * A packet that leaves has its socket. One that comes in has none yet: its
+ * socket is looked up where the kernel's structs are known (settings.sock_uid),
+ * else what left before tells whose its flow is, and else the agent has to ask.
+ * The skb's own socket is of no use there: it is the sender's on veth and the
+ * VPN app's on tun.
+ */
+#ifndef DROIDTAP_OWNER_H
+#define DROIDTAP_OWNER_H
+
+#include "lookup.h"
+
+#define LOOPBACK_IFINDEX 1
+#define OVERFLOW_UID	 65534 /* what bpf_get_socket_uid says of a packet with no full socket */
+#define SECOND		 1000000000ULL
+
+/* A uid that is one. */
+#define KNOWN(uid) ((uid) < UID_NONE)
+
+/* Go: packet.flowOwner. */
+struct owner {
+	__u32 uid;
+	__u32 jiffies; /* when it was learnt last, for this file only; 0: unknown */
+	__u64 cgroup;  /* 0: unknown */
+	__u64 seen;    /* when it was learnt last, ns of the monotonic clock */
+};
+
+/*
+ * The owner of each flow, learnt where its packets leave. When it is full the
+ * flow that was quiet for longest goes, and is learnt again with its next packet
+ * out.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 16384);
+	__type(key, struct flow);
+	__type(value, struct owner);
+} shared_flows SEC(".maps");
+
+/* What the fragments of a packet have in common. Go: packet.fragmentKey. */
+struct fragment {
+	struct in6_addr src, dst; /* IPv4 addresses are v4-mapped */
+	__be32 id;		  /* IPv4's 16 bits are the lower ones */
+	__u8 protocol;		  /* IPv4's; 0 for IPv6 */
+	__u8 version;		  /* 4 or 6 */
+	__u8 pad[2];
+};
+
+/* What only the first of them has, as in struct flow. Go: packet.firstPorts. */
+struct ports {
+	__be16 src, dst;
+	__u8 protocol;
+	__u8 kind; /* enum kind */
+	__u8 pad[2];
+	__u64 seen; /* ns of the monotonic clock */
+};
+
+/* When it is full the one that was asked for least lately goes: its later fragments are unknown. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 1024);
+	__type(key, struct fragment);
+	__type(value, struct ports);
+} shared_fragments SEC(".maps");
+
+/* A port of this machine. Go: packet.localPort. */
+struct port {
+	__u8 protocol;
+	__u8 pad;
+	__be16 port;
+};
+
+/*
+ * When a UDP socket of a port was closed, ns of the monotonic clock. What was
+ * learnt before is the owner of nothing any more: another may have the port. The
+ * agent writes it. A port that is pushed out ages like the others.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 1024);
+	__type(key, struct port);
+	__type(value, __u64);
+} shared_closed SEC(".maps");
+
+/* A flow that this processor has learnt, or has seen to be known. */
+struct recent {
+	struct flow flow;
+	__u32 uid;
+	__u32 jiffies; /* when, the lower half */
+	__u64 cgroup;
+};
+
+#define RECENT 256 /* a power of two */
+
+/* Spares most packets the large map and the clock. Flows that meet in an entry push each other out.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, RECENT);
+	__type(key, __u32);
+	__type(value, struct recent);
+} recent SEC(".maps");
+
+/*
+ * Keeps what only the first fragment of a packet has, and gives it to the later
+ * ones. Not 0: the first one has not come by.
+ */
+static __noinline int join(struct head *h)
+{
+	struct fragment key = {.id = h->id, .version = h->version};
+	struct ports value = {}, *first;
+	__u64 now = bpf_ktime_get_ns();
+
+	copy_addr(&key.src, &h->flow.local);
+	copy_addr(&key.dst, &h->flow.remote);
+	if (h->version == 4)
+		key.protocol = h->flow.protocol;
+	if (h->part == FIRST) {
+		value.src = h->flow.local_port;
+		value.dst = h->flow.remote_port;
+		value.protocol = h->flow.protocol;
+		value.kind = h->kind;
+		value.seen = now;
+		bpf_map_update_elem(&shared_fragments, &key, &value, BPF_ANY);
+		return 0;
+	}
+	first = bpf_map_lookup_elem(&shared_fragments, &key);
+	if (!first || now > first->seen + 30 * SECOND) /* what Linux waits for the last one */
+		return -1;
+	h->flow.local_port = first->src;
+	h->flow.remote_port = first->dst;
+	h->flow.protocol = first->protocol;
+	h->kind = first->kind;
+	return 0;
+}
+
+/* Cheap time in ticks of 1 to 10 ms, never 0. */
+static __always_inline __u32 ticks(void)
+{
+	return JIFFIES ? bpf_jiffies64() | 1 : 1;
+}
+
+/* Whether an owner was learnt within some seconds. The clock is asked only where ticks do not tell.
+ */
+static __always_inline bool is_fresh(const struct owner *o, __u64 limit)
+{
+	if (JIFFIES && o->jiffies && ticks() - o->jiffies < 6000) /* a minute at most */
+		return true;
+	return bpf_ktime_get_ns() <= o->seen + limit;
+}
+
+/* The owner of a flow that was learnt, NULL if that is too long ago. */
+static __always_inline struct owner *learnt(const struct flow *f)
+{
+	struct owner *o = bpf_map_lookup_elem(&shared_flows, f);
+	__u64 limit = f->protocol == IPPROTO_TCP ? 120 * SECOND : 60 * SECOND;
+	struct port port = {.protocol = f->protocol, .port = f->local_port};
+	__u64 *closed;
+
+	if (!o || !is_fresh(o, limit))
+		return NULL;
+	/* Where the lookup found no socket, the port is nobody else's. */
+	if (f->protocol == IPPROTO_UDP && !looks_up()) {
+		closed = bpf_map_lookup_elem(&shared_closed, &port);
+		if (closed && o->seen < *closed)
+			return NULL;
+	}
+	return o;
+}
+
+/*
+ * Whose the local end of a flow is. Where no socket is found and nothing was
+ * learnt it is nobody's, or the agent has to ask. A packet that begins a
+ * connection is not of the one that was learnt.
+ */
+static __noinline int find(struct __sk_buff *skb, const struct flow *f, struct whose *w,
+			   bool begins)
+{
+	struct owner *o = NULL;
+
+	w->uid = looks_up() ? UID_NONE : UID_UNKNOWN;
+	w->cgroup = 0;
+	if (looks_up() && has_ports(f->protocol) && look_up(skb, f, w))
+		return 0;
+	if (!begins)
+		o = learnt(f);
+	if (o) {
+		w->uid = o->uid;
+		w->cgroup = o->cgroup;
+	}
+	return 0;
+}
+
+/* Whether a packet of uid 0 was made by the kernel, by its control sockets. */
+static __always_inline bool of_kernel(struct __sk_buff *skb, const struct head *h)
+{
+	struct bpf_sock *sk;
+
+	if (is_icmp(h->flow.protocol) ? h->kind == REQUEST || h->kind == QUERY
+				      : h->flow.protocol != IPPROTO_TCP)
+		return false;
+	/* Without skb->sk, 5.1, root's old connection looks the same. */
+	if (!SK_LOOKUP)
+		return is_icmp(h->flow.protocol) || !(h->flags & TCP_SYN);
+	sk = skb->sk;
+	if (sk)
+		sk = bpf_sk_fullsock(sk);
+	return sk && sk->type == SOCK_RAW && (sk->family == AF_INET || sk->family == AF_INET6);
+}
+
+static __always_inline bool same(const struct flow *a, const struct flow *b)
+{
+	const __u64 *x = (const __u64 *)a, *y = (const __u64 *)b;
+
+	return x[0] == y[0] && x[1] == y[1] && x[2] == y[2] && x[3] == y[3] && x[4] == y[4];
+}
+
+/* The place of a flow among those that were learnt lately. */
+static __always_inline struct recent *place(const struct flow *f)
+{
+	__u32 at = f->local.s6_addr32[3] ^ f->remote.s6_addr32[3] ^ f->local_port ^
+		   (__u32)f->remote_port << 16;
+
+	at ^= at >> 16;
+	at = (at ^ at >> 8) & (RECENT - 1);
+	return bpf_map_lookup_elem(&recent, &at);
+}
+
+/*
+ * Learns whose a flow is. A connection's first packets and its last ones do where
+ * sockets are looked up, for what comes in when the socket is gone. On the
+ * loopback interface all do: there the sender is asked for, too.
+ */
+static __always_inline void learn(struct __sk_buff *skb, const struct head *h,
+				  const struct whose *w)
+{
+	struct owner new = {.uid = w->uid, .cgroup = w->cgroup}, *old;
+	struct recent *r = NULL;
+	if (h->flow.protocol == IPPROTO_TCP) {
+		if (looks_up() && !(h->flags & (TCP_SYN | TCP_FIN | TCP_RST)) &&
+		    skb->ifindex != LOOPBACK_IFINDEX)
+			return;
+	} else if (h->flow.protocol != IPPROTO_UDP && h->kind != REQUEST) {
+		return;
+	}
+	new.jiffies = ticks();
+	if (JIFFIES)
+		r = place(&h->flow);
+	/* A hundred are a tenth of a second up to a whole one. */
+	if (r && !(h->flags & TCP_SYN) && new.jiffies - r->jiffies < 100 && r->uid == w->uid &&
+	    r->cgroup == w->cgroup &&same(&r->flow, &h->flow))
+		return;
+	old = bpf_map_lookup_elem(&shared_flows, &h->flow);
+	new.seen = bpf_ktime_get_ns();
+	if (!old || old->uid != w->uid || old->cgroup != w->cgroup)
+		bpf_map_update_elem(&shared_flows, &h->flow, &new, BPF_ANY);
+	else if (JIFFIES || new.seen > old->seen + SECOND || h->flags & TCP_SYN) {
+		old->jiffies = new.jiffies;
+		old->seen = new.seen;
+	}
+	if (r) {
+		r->flow = h->flow;
+		r->uid = w->uid;
+		r->cgroup = w->cgroup;
+		r->jiffies = new.jiffies;
+	}
+}
+
+/*
+ * Whether a packet is TCP in the midst of a connection, from which nothing is
+ * learnt: most packets are, and are not looked at further.
+ */
+static __always_inline bool is_midst(struct __sk_buff *skb, __u32 off)
+{
+	void *end = (void *)(long)skb->data_end;
+	void *at = direct((void *)(long)skb->data, off);
+	const struct ipv6hdr *ip6 = at;
+	const struct iphdr *ip = at;
+	__u8 flags;
+
+	if (at + sizeof(*ip) + 14 > end)
+		return false;
+	if (*(__u8 *)at == 0x45) {
+		if (ip->protocol != IPPROTO_TCP || ip->frag_off & bpf_htons(IP_MF | IP_OFFSET))
+			return false;
+		flags = *(__u8 *)(at + sizeof(*ip) + 13);
+	} else {
+		if (at + sizeof(*ip6) + 14 > end || *(__u8 *)at >> 4 != 6 ||
+		    ip6->nexthdr != IPPROTO_TCP)
+			return false;
+		flags = *(__u8 *)(at + sizeof(*ip6) + 13);
+	}
+	return !(flags & (TCP_SYN | TCP_FIN | TCP_RST));
+}
+
+/*
+ * Whose a packet is that leaves. The socket says it, except for what the kernel
+ * sends by itself, about a socket that is gone (an ACK in TIME_WAIT, a reset) or
+ * that never was: there the flow knows.
+ */
+static __noinline int owner_out(struct __sk_buff *skb, __u32 ip, struct whose *w)
+{
+	__u32 uid = bpf_get_socket_uid(skb);
+	struct owner *o;
+	struct head h;
+	bool none;
+
+	w->uid = uid == OVERFLOW_UID ? UID_NONE : uid;
+	w->cgroup = uid == OVERFLOW_UID ? 0 : bpf_skb_cgroup_id(skb);
+	if (looks_up() && uid && uid != OVERFLOW_UID && skb->ifindex != LOOPBACK_IFINDEX &&
+	    is_midst(skb, ip))
+		return 0;
+	if (parse(skb, ip, &h) || (h.part && join(&h)))
+		return 0;
+	if (uid != OVERFLOW_UID && !(uid == 0 && of_kernel(skb, &h))) {
+		learn(skb, &h, w);
+		return 0;
+	}
+	none = SK_LOOKUP || uid == OVERFLOW_UID || h.flow.protocol != IPPROTO_TCP;
+	w->uid = none ? UID_NONE : UID_UNKNOWN;
+	w->cgroup = 0;
+	if (h.kind == ERROR) {
+		if (quoted(skb, &h))
+			return 0;
+		reverse(&h.flow);
+	} else if (!has_ports(h.flow.protocol)) {
+		return 0;
+	}
+	o = learnt(&h.flow);
+	if (o) {
+		w->uid = o->uid;
+		w->cgroup = o->cgroup;
+	}
+	return 0;
+}
+
+/*
+ * Whether a packet that comes in has to be looked at even if the filter does not
+ * match: a first fragment, and one that begins a connection.
+ */
+static __always_inline bool is_early(struct __sk_buff *skb, __u32 off)
+{
+	void *end = (void *)(long)skb->data_end;
+	void *at = direct((void *)(long)skb->data, off);
+	const struct ipv6hdr *ip6 = at;
+	const struct iphdr *ip = at;
+	__u8 version, flags;
+
+	if (at + sizeof(*ip) > end)
+		return true;
+	version = *(__u8 *)at >> 4;
+	if (version == 4) {
+		if (ip->frag_off & bpf_htons(IP_MF | IP_OFFSET))
+			return !(ip->frag_off & bpf_htons(IP_OFFSET));
+		if (looks_up() || ip->protocol != IPPROTO_TCP)
+			return false;
+		if (*(__u8 *)at != 0x45 || at + sizeof(*ip) + 14 > end)
+			return true;
+		flags = *(__u8 *)(at + sizeof(*ip) + 13);
+	} else if (version == 6) {
+		if (is_extension(ip6->nexthdr))
+			return true;
+		if (looks_up() || ip6->nexthdr != IPPROTO_TCP)
+			return false;
+		if (at + sizeof(*ip6) + 14 > end)
+			return true;
+		flags = *(__u8 *)(at + sizeof(*ip6) + 13);
+	} else {
+		return false;
+	}
+	return (flags & (TCP_SYN | TCP_ACK)) == TCP_SYN;
+}
+
+/* What is_early() is for. In a function of its own, so that the verifier forgets it before the
+ * filter. */
+static __noinline int note(struct __sk_buff *skb, __u32 ip)
+{
+	struct head h;
+
+	if (parse(skb, ip, &h))
+		return 0;
+	if (h.part == FIRST)
+		join(&h);
+	if (begins(&h) && !looks_up()) {
+		reverse(&h.flow);
+		bpf_map_delete_elem(&shared_flows, &h.flow);
+	}
+	return 0;
+}
+
+/*
+ * Whose a packet is that comes in. On the loopback interface it is seen once and
+ * has two owners: sender gets the other one there, and is left alone elsewhere.
+ */
+static __noinline int owner_in(struct __sk_buff *skb, __u32 ip, struct whose *w,
+			       struct whose *sender)
+{
+	bool first = false;
+	struct head h;
+
+	w->uid = UID_NONE;
+	if (parse(skb, ip, &h))
+		return 0;
+	/* A fragment whose first one did not come by, or there are too many headers before the
+	 * ports. */
+	if (h.part == LATER ? join(&h) : is_extension(h.flow.protocol)) {
+		w->uid = UID_UNKNOWN;
+		return 0;
+	}
+	if (skb->ifindex == LOOPBACK_IFINDEX && (has_ports(h.flow.protocol) || h.kind == REQUEST))
+		find(skb, &h.flow, sender, false);
+	if (h.kind == ERROR) {
+		if (quoted(skb, &h))
+			return 0;
+	} else if (has_ports(h.flow.protocol) || h.kind == REPLY) {
+		reverse(&h.flow);
+		first = begins(&h);
+	} else {
+		return 0;
+	}
+	return find(skb, &h.flow, w, first);
+}
+
+#endif
