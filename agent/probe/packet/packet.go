@@ -28,7 +28,7 @@ func init() {
 		Usage:    "packets of network interfaces",
 		Flags:    flags(),
 		Instead:  instead,
-		Commands: []*cli.Command{listCommand()},
+		Commands: []*cli.Command{listCommand(), apps.Command()},
 		New:      fromFlags,
 	})
 }
