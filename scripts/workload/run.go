@@ -109,6 +109,7 @@ type run struct {
 	rounds     int
 	cgroups    string
 	children   []*child
+	groups     []string // of theirs
 }
 
 // child is one that obeys words.
@@ -245,6 +246,7 @@ func (r *run) child(cmd *exec.Cmd, uid int, comm string) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
+	r.groups = append(r.groups, dir)
 	return os.WriteFile(filepath.Join(dir, "cgroup.procs"), []byte(strconv.Itoa(cmd.Process.Pid)), 0)
 }
 
@@ -271,6 +273,10 @@ func (r *run) tell(word string) error {
 func (r *run) close() (err error) {
 	for _, c := range r.children {
 		err = errors.Join(err, c.in.Close(), c.cmd.Wait())
+	}
+	for _, dir := range r.groups {
+		err = errors.Join(err, os.Remove(dir))
+		_ = os.Remove(filepath.Dir(dir)) // that of the user goes with the last process
 	}
 	return err
 }
