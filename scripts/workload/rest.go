@@ -21,7 +21,7 @@ type rest struct {
 }
 
 // reuses is in how many rounds ports change hands: it takes a while.
-const reuses = 4
+const reuses = 3
 
 // as runs f on a thread of its own as that user: the owner of a socket is the file system uid of the thread that makes or
 // accepts it (net/socket.c sock_alloc, include/net/sock.h sock_graft).

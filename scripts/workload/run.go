@@ -40,7 +40,7 @@ func Main(self, args []string) error {
 	farSpace := fs.String("far", "far", "network namespace of the far end")
 	behindSpace := fs.String("behind", "behind", "network namespace behind the near end")
 	rounds := fs.Int("rounds", 9, "how often, 33 at most")
-	pause := fs.Duration("pause", 100*time.Millisecond, "how long a port that changes hands is nobody's")
+	pause := fs.Duration("pause", 200*time.Millisecond, "how long a port that changes hands is nobody's")
 	cgroups := fs.String("cgroups", "", "folder of a cgroup2 where each process gets its own, as on Android")
 	user := fs.Int("user", 0, "number of the user, of a worker")
 	controls := fs.Int("controls", 0, "number of sockets, of an end that answers")
