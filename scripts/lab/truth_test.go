@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -61,51 +62,32 @@ func (p *phone) topology(t *testing.T) {
 	})
 }
 
-// testTruth holds what captures say of the owners of a workload's packets against what is known of them.
-func testTruth(t *testing.T, p *phone) {
-	const dir = "/data/local/tmp/truth"
-	const rounds = 9
-	p.topology(t)
+// truthDir is where the captures are, on the phone.
+const truthDir = "/data/local/tmp/truth"
+
+// apps tells the phone which packages there are.
+func (p *phone) apps(t *testing.T) {
+	t.Helper()
 	list := filepath.Join(t.TempDir(), "packages.list")
 	if err := os.WriteFile(list, []byte(packagesList), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	p.shell(t, "mkdir -p "+dir)
-	p.push(t, list, dir+"/packages.list")
-	p.root(t, "mkdir -p /data/system && mv "+dir+"/packages.list /data/system/packages.list")
-	t.Cleanup(func() { p.root(t, "rm -rf "+dir+" /data/system/packages.list") })
+	p.push(t, list, truthDir+"/packages.list")
+	p.root(t, "mkdir -p /data/system && mv "+truthDir+"/packages.list /data/system/packages.list")
+	t.Cleanup(func() { p.root(t, "rm /data/system/packages.list") })
+}
 
-	work := p.start(t, "shell", fmt.Sprintf("su -c '/lab/phone workload run -lab -far peer -behind behind -cgroups /sys/fs/cgroup -rounds %d'", rounds))
-	pid := work.until(t, regexp.MustCompile(`^workload: process 0 (\d+) `+workload.RunComm+`$`))[1]
-	work.until(t, regexp.MustCompile(`^workload: prepared$`))
-	d := p.start(t, "shell", "su -c 'tcpdump -Z root --immediate-mode -B 16384 -s 4096 -U -i wlan0 -w "+dir+"/reference.pcap'")
-	d.until(t, tcpdumpLine)
-	agents := make([]*process, len(truths))
-	for i, c := range truths {
-		agents[i] = p.start(t, "shell", fmt.Sprintf("su -c '%s -U -B 16384 -i wlan0 %s -w %s/%d.pcapng'", agent, c.args, dir, i))
-		agents[i].until(t, readyLine)
-	}
-	p.root(t, "kill -USR1 "+pid)
-	for n := range rounds {
-		work.until(t, regexp.MustCompile(fmt.Sprintf(`^workload: round %d$`, n)))
-	}
-	work.until(t, regexp.MustCompile(`^workload: done$`))
-	// The end of the workload waited for the answers, which all have seen by now: what they hold back comes with their end.
-	p.root(t, "pkill -INT -x agent && pkill -INT -x tcpdump")
-	for i, a := range agents {
-		if code := a.end(t); code != 0 {
-			t.Errorf("%s: exit code %d:\n%s", truths[i].name, code, strings.Join(a.seen, "\n"))
-		}
-	}
-	if code := d.end(t); code != 0 || !strings.Contains(strings.Join(d.seen, "\n"), "\n0 packets dropped by kernel") {
-		t.Errorf("tcpdump: exit code %d:\n%s", code, strings.Join(d.seen, "\n"))
-	}
-	p.root(t, "kill "+pid)
-	work.end(t)
-	p.root(t, "chmod 644 "+dir+"/*")
+// testTruth holds what captures say of the owners of a workload's packets against what is known of them.
+func testTruth(t *testing.T, p *phone) {
+	p.topology(t)
+	p.shell(t, "mkdir -p "+truthDir)
+	t.Cleanup(func() { p.root(t, "rm -r "+truthDir) })
+	p.apps(t)
+	pids, agents := p.work(t)
+	p.root(t, "chmod 644 "+truthDir+"/*")
 
 	release := strings.TrimSpace(p.shell(t, "uname -r"))
-	reference, err := nettest.Read(p.pull(t, dir+"/reference.pcap"))
+	reference, err := nettest.Read(p.pull(t, truthDir+"/reference.pcap"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -116,10 +98,10 @@ func testTruth(t *testing.T, p *phone) {
 	if in, out := r.Ways(); in < 10000 || out < 10000 {
 		t.Errorf("%d packets in and %d out:\n%s", in, out, r.Census())
 	}
-	of := verdict.Processes{Pids: pidsOf(t, work.seen), Made: true, Apps: appsOf}
+	of := verdict.Processes{Pids: pids, Made: true, Apps: appsOf}
 	for i, c := range truths {
 		t.Run(c.name, func(t *testing.T) {
-			f, err := nettest.Read(p.pull(t, fmt.Sprintf("%s/%d.pcapng", dir, i)))
+			f, err := nettest.Read(p.pull(t, fmt.Sprintf("%s/%d.pcapng", truthDir, i)))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -136,6 +118,43 @@ func testTruth(t *testing.T, p *phone) {
 			}
 		})
 	}
+}
+
+// work runs the workload, and all captures of it and a tcpdump. It returns the processes of the near end by their names.
+func (p *phone) work(t *testing.T) (pids map[string]int, agents []*process) {
+	t.Helper()
+	const rounds = 9
+	// Emulated, with so many captures at once, all agents are late: ports change hands slowly.
+	work := p.start(t, "shell", fmt.Sprintf("su -c '/lab/phone workload run -lab -far peer -behind behind -cgroups /sys/fs/cgroup -pause 400ms -rounds %d'", rounds))
+	work.until(t, regexp.MustCompile(`^workload: prepared$`))
+	pids = pidsOf(t, work.seen)
+	d := p.start(t, "shell", "su -c 'tcpdump -Z root --immediate-mode -B 16384 -s 4096 -U -i wlan0 -w "+truthDir+"/reference.pcap'")
+	d.until(t, tcpdumpLine)
+	for i, c := range truths {
+		a := p.start(t, "shell", fmt.Sprintf("su -c '%s -U -B 16384 -i wlan0 %s -w %s/%d.pcapng'", agent, c.args, truthDir, i))
+		a.until(t, readyLine)
+		agents = append(agents, a)
+	}
+	p.root(t, fmt.Sprintf("kill -USR1 %d", pids[workload.RunComm]))
+	for n := range rounds {
+		work.until(t, regexp.MustCompile(fmt.Sprintf(`^workload: round %d$`, n)))
+	}
+	// It ends with answers, which all have seen by then: what they hold back comes with their end.
+	work.until(t, regexp.MustCompile(`^workload: done$`))
+	p.root(t, "pkill -INT -x agent && pkill -INT -x tcpdump")
+	for i, a := range agents {
+		if code := a.end(t); code != 0 {
+			t.Errorf("%s: exit code %d:\n%s", truths[i].name, code, strings.Join(a.seen, "\n"))
+		}
+	}
+	if code := d.end(t); code != 0 || !slices.Contains(d.seen, "0 packets dropped by kernel") {
+		t.Errorf("tcpdump: exit code %d:\n%s", code, strings.Join(d.seen, "\n"))
+	}
+	p.root(t, fmt.Sprintf("kill %d", pids[workload.RunComm]))
+	if code := work.end(t); code != 0 {
+		t.Errorf("the workload: exit code %d:\n%s", code, strings.Join(work.seen, "\n"))
+	}
+	return pids, agents
 }
 
 // pidsOf reads the processes that the workload tells.

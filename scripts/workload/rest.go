@@ -16,13 +16,12 @@ import (
 type rest struct {
 	net         Net
 	far, behind int // sockets for orders
+	// pause is how long a port that is reused is nobody's: an agent hears of a socket that is closed a moment later.
+	pause time.Duration
 }
 
-// pause is how long a port that is reused is nobody's. The agent hears of a socket that is closed a moment later.
-const pause = 100 * time.Millisecond
-
 // reuses is in how many rounds ports change hands: it takes a while.
-const reuses = 4
+const reuses = 3
 
 // as runs f on a thread of its own as that user: the owner of a socket is the file system uid of the thread that makes or
 // accepts it (net/socket.c sock_alloc, include/net/sock.h sock_graft).
@@ -49,7 +48,7 @@ func (r *rest) round(n int) error {
 		for _, s := range []struct {
 			c Case
 			f func(way, int) error
-		}{{Closed, r.closed}, {Echoed, r.echoed}, {UDPReuse, r.udpReuse(pause)}, {UDPReuseNow, r.udpReuse(0)}, {TCPReuse, r.tcpReuse}} {
+		}{{Closed, r.closed}, {Echoed, r.echoed}, {UDPReuse, r.udpReuse(r.pause)}, {UDPReuseNow, r.udpReuse(0)}, {TCPReuse, r.tcpReuse}} {
 			if s.c != Closed && s.c != Echoed && n >= reuses {
 				continue
 			}
@@ -118,7 +117,7 @@ func (r *rest) tcpReuse(w way, port int) error {
 		if err := <-served; err != nil {
 			return err
 		}
-		time.Sleep(pause)
+		time.Sleep(r.pause)
 	}
 	return nil
 }

@@ -17,6 +17,7 @@ import (
 	"strings"
 	"sync"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -24,7 +25,7 @@ import (
 // Main is the command; self is how it is called. Its processes are called alike, with the words below. It is for root, at the near
 // end:
 //
-//	run [-lab] [-far NETNS] [-behind NETNS] [-rounds N] [-cgroups DIR]
+//	run [-lab] [-far NETNS] [-behind NETNS] [-rounds N] [-pause DURATION] [-cgroups DIR]
 //
 // It says on standard error "workload: process UID PID COMM" of each process at the near end, itself first, and "workload: prepared"
 // when what precedes the capture is done, waits for SIGUSR1, says "workload: round N" behind each, ends with "workload: done", and waits for
@@ -39,6 +40,7 @@ func Main(self, args []string) error {
 	farSpace := fs.String("far", "far", "network namespace of the far end")
 	behindSpace := fs.String("behind", "behind", "network namespace behind the near end")
 	rounds := fs.Int("rounds", 9, "how often, 33 at most")
+	pause := fs.Duration("pause", 200*time.Millisecond, "how long a port that changes hands is nobody's")
 	cgroups := fs.String("cgroups", "", "folder of a cgroup2 where each process gets its own, as on Android")
 	user := fs.Int("user", 0, "number of the user, of a worker")
 	controls := fs.Int("controls", 0, "number of sockets, of an end that answers")
@@ -54,7 +56,7 @@ func Main(self, args []string) error {
 	case "worker":
 		return work(&worker{net: net, user: *user, far: 3, broker: 4}, Comm(UIDs[*user]), *rounds)
 	case "rest":
-		return work(&rest{net, 3, 4}, ReuseComm, *rounds)
+		return work(&rest{net, 3, 4, *pause}, ReuseComm, *rounds)
 	case "far", "behind":
 		fds := make([]int, *controls)
 		for i := range fds {
@@ -109,6 +111,7 @@ type run struct {
 	rounds     int
 	cgroups    string
 	children   []*child
+	groups     []string // of theirs
 }
 
 // child is one that obeys words.
@@ -245,6 +248,7 @@ func (r *run) child(cmd *exec.Cmd, uid int, comm string) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
+	r.groups = append(r.groups, dir)
 	return os.WriteFile(filepath.Join(dir, "cgroup.procs"), []byte(strconv.Itoa(cmd.Process.Pid)), 0)
 }
 
@@ -271,6 +275,10 @@ func (r *run) tell(word string) error {
 func (r *run) close() (err error) {
 	for _, c := range r.children {
 		err = errors.Join(err, c.in.Close(), c.cmd.Wait())
+	}
+	for _, dir := range r.groups {
+		err = errors.Join(err, os.Remove(dir))
+		_ = os.Remove(filepath.Dir(dir)) // that of the user goes with the last process
 	}
 	return err
 }
