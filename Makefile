@@ -96,7 +96,7 @@ test-lab: agent ## the emulated phone, on the kernels of SUITES
 .PHONY: test test-pure test-host test-fuzz test-static test-lab
 
 FUZZTIME ?= 10m
-FUZZ     := filter:FuzzExpression filter:FuzzPacket probe/packet:FuzzDecode afpacket:FuzzBlockPacket sockdiag:FuzzParseFlow \
+FUZZ     := filter:FuzzExpression filter:FuzzPacket probe/packet:FuzzDecode probe/packet:FuzzOwnerText afpacket:FuzzBlockPacket \
             sockdiag:FuzzParse owner:FuzzParse process:FuzzParseStart hook:FuzzParseEntry hook:FuzzParseOwner hook:FuzzStartTime rtnl:FuzzMessages rtnl:FuzzAnswers ../btf:FuzzOpen ../btf/facts:FuzzFrom \
             ../android:FuzzInterfaces ../android:FuzzParseRelease ../android:FuzzParsePackages sockdiag:FuzzParseHoldings apps:FuzzConcerns
 fuzz: ## fuzz what parses foreign bytes, each parser for FUZZTIME (10m) (root)

@@ -140,12 +140,6 @@ func (c *Conn) Find(f Flow) (s Socket, known bool, err error) {
 	return s, true, nil
 }
 
-// Owner is the uid of what Find returns.
-func (c *Conn) Owner(f Flow) (uid uint32, known bool, err error) {
-	s, known, err := c.Find(f)
-	return s.UID, known, err
-}
-
 // find returns the socket of a flow, unix.ENOENT if there is none.
 func (c *Conn) find(f Flow) (Socket, error) { return c.ask(f, 0, math.MaxUint32) }
 

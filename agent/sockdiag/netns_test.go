@@ -8,7 +8,6 @@ import (
 	"net"
 	"net/netip"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -110,16 +109,6 @@ func TestClosed(t *testing.T) {
 	for _, uid := range []int{clientUID, 0} {
 		t.Run(fmt.Sprint("uid ", uid), func(t *testing.T) {
 			server, client, f := connected(t, s, "127.0.0.1:0", "127.0.0.1:0", "127.0.0.1", serverUID, uid)
-			table := NewTable(c)
-			now := time.Now()
-			checkTable := func(want int) {
-				t.Helper()
-				now = now.Add(valid)
-				if got, known := table.Owner(f, now, false); int(got) != want || !known {
-					t.Errorf("the table says %d, %v, want %d", got, known, want)
-				}
-			}
-			checkTable(uid)
 			client.fill(t)
 			client.close(t)
 			awaitState(t, c, f, finWait1)
@@ -128,24 +117,18 @@ func TestClosed(t *testing.T) {
 				want = uid
 			}
 			checkOwner(t, c, f, want)
-			checkTable(uid)
 			server.drain(t)
 			awaitState(t, c, f, finWait2)
 			checkOwner(t, c, f, nobody)
-			checkTable(uid)
 			server.close(t)
 			awaitState(t, c, f, timeWait)
 			checkOwner(t, c, f, nobody)
-			checkTable(uid)
 			checkOwner(t, c, f.reverse(), nobody)
 
 			// The same addresses and ports, another's connection: one that begins in TIME_WAIT.
 			socketOf(t, s, serverUID, unix.SOCK_STREAM, f.Remote.String()).listen(t)
 			socketOf(t, s, givenUID, unix.SOCK_STREAM, f.Local.String()).connect(t, "127.0.0.1", f.Remote.Port())
 			checkOwner(t, c, f, givenUID)
-			if got, known := table.Owner(f, now, true); got != givenUID || !known {
-				t.Errorf("with a SYN the table says %d, %v", got, known)
-			}
 		})
 	}
 }
@@ -165,10 +148,7 @@ func TestHandshake(t *testing.T) {
 			frame := nettest.Ethernet(nettest.NearMAC, nettest.FarMAC, nettest.TypeIPv4,
 				nettest.IPv4(silent, nettest.Near4, unix.IPPROTO_TCP, 0, nil, segment))
 			far.Must(t, func() error { return nettest.Send("veth0", frame) })
-			f, syn, ok := ParseFlow(frame, true, false)
-			if !syn || !ok {
-				t.Fatalf("flow %+v, %v, %v", f, syn, ok)
-			}
+			f := flow(unix.IPPROTO_TCP, fmt.Sprintf("%s:%d", nettest.Near4, listener.port(t)), silent+":443")
 			if s := awaitState(t, c, f, stateSynRecv); s.UID != 0 || s.Inode != 0 {
 				t.Errorf("in a handshake the kernel says %+v", s)
 			}
@@ -186,34 +166,6 @@ func checksumTCP(segment []byte, src, dst string) {
 	}
 	sum = sum>>16 + sum&0xffff
 	be.PutUint16(segment[16:], ^uint16(sum>>16+sum))
-}
-
-func TestPortChangesHands(t *testing.T) {
-	nettest.Require(t)
-	s := nettest.NewSpace(t)
-	c := openIn(t, s)
-	table := NewTable(c)
-	now := time.Now()
-	first := socketOf(t, s, serverUID, unix.SOCK_DGRAM, "127.0.0.1:0")
-	f := Flow{Protocol: unix.IPPROTO_UDP, Local: first.local(t), Remote: netip.MustParseAddrPort("127.0.0.1:9")}
-	for _, step := range []struct {
-		does  func()
-		after time.Duration
-		want  uint32
-	}{
-		{func() {}, 0, serverUID},
-		{func() { first.close(t) }, valid, serverUID},
-		{func() { socketOf(t, s, clientUID, unix.SOCK_DGRAM, f.Local.String()) }, retry, clientUID},
-	} {
-		step.does()
-		now = now.Add(step.after)
-		if uid, known := table.Owner(f, now, false); uid != step.want || !known {
-			t.Errorf("the owner is %d, %v, want %d", uid, known, step.want)
-		}
-	}
-	if n, err := table.Failures(); n != 0 {
-		t.Errorf("%d failures, %v", n, err)
-	}
 }
 
 func TestTwoSpaces(t *testing.T) {
@@ -293,12 +245,4 @@ func BenchmarkOwner(b *testing.B) {
 			}
 		})
 	}
-	b.Run("Table", func(b *testing.B) {
-		table := NewTable(c)
-		now := time.Now()
-		b.ReportAllocs()
-		for b.Loop() {
-			table.Owner(tcp, now, false)
-		}
-	})
 }

@@ -230,3 +230,9 @@ func awaitState(t testing.TB, c *Conn, f Flow, state uint8) Socket {
 		}
 	}
 }
+
+// Owner is the uid of what Find returns.
+func (c *Conn) Owner(f Flow) (uid uint32, known bool, err error) {
+	s, known, err := c.Find(f)
+	return s.UID, known, err
+}
