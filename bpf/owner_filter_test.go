@@ -202,7 +202,7 @@ func TestOwnerIsRefreshed(t *testing.T) {
 	forTiers(t, func(t *testing.T, tier tier, s space) {
 		o := start(t, tier.object, config{settings: tier.offsets(t, settings{Snaplen: 64, Directions: both, Owner: tell}), interfaces: []uint32{0, s.other}})
 		key := theirFlow(udp)
-		then := monotonic(t) - 50_000_000_000
+		then := monotonic(t) / 2 // seconds ago, or days
 		if err := o.Maps["shared_flows"].Put(key, owner{UID: root, Cgroup: 1, Seen: then}); err != nil {
 			t.Fatal(err)
 		}
@@ -212,7 +212,7 @@ func TestOwnerIsRefreshed(t *testing.T) {
 			t.Fatal(err)
 		}
 		if got.Seen <= then {
-			t.Errorf("a flow of 50 s ago was seen at %d, and before it at %d", got.Seen, then)
+			t.Errorf("a flow was seen at %d, and before it at %d", got.Seen, then)
 		}
 	})
 }

@@ -19,6 +19,7 @@ type socket struct {
 	bind         string
 	connect      string
 	device       string
+	port         int // 0: here
 }
 
 const here, there = 40000, 443 // ports
@@ -39,7 +40,11 @@ func (s socket) open(t *testing.T, uid int) int {
 	if s.device != "" {
 		errs = append(errs, unix.BindToDevice(fd, s.device))
 	}
-	errs = append(errs, unix.Bind(fd, address(t, s.family, s.bind, here)))
+	port := s.port
+	if port == 0 {
+		port = here
+	}
+	errs = append(errs, unix.Bind(fd, address(t, s.family, s.bind, port)))
 	if s.connect != "" {
 		errs = append(errs, unix.Connect(fd, address(t, s.family, s.connect, there)))
 	} else if s.kind == unix.SOCK_STREAM {
@@ -137,10 +142,10 @@ func incoming(dst string, protocol byte, flags byte) []byte {
 // nobody's, whatever socket would fit.
 func TestOwnerByLookup(t *testing.T) {
 	needRoot(t)
-	any4 := socket{unix.AF_INET, unix.SOCK_DGRAM, "0.0.0.0", "", ""}
-	any6 := socket{unix.AF_INET6, unix.SOCK_DGRAM, "::", "", ""}
-	listen4 := socket{unix.AF_INET, unix.SOCK_STREAM, "0.0.0.0", "", ""}
-	listen6 := socket{unix.AF_INET6, unix.SOCK_STREAM, "::", "", ""}
+	any4 := socket{unix.AF_INET, unix.SOCK_DGRAM, "0.0.0.0", "", "", 0}
+	any6 := socket{unix.AF_INET6, unix.SOCK_DGRAM, "::", "", "", 0}
+	listen4 := socket{unix.AF_INET, unix.SOCK_STREAM, "0.0.0.0", "", "", 0}
+	listen6 := socket{unix.AF_INET6, unix.SOCK_STREAM, "::", "", "", 0}
 	tagged := func(p []byte) []byte { return ethernet(p[14:], tagVLAN, p[12:14]) }
 	s := newSpace(t, 65536)
 	s.configure(t)
@@ -154,21 +159,21 @@ func TestOwnerByLookup(t *testing.T) {
 		want    uint32
 	}{
 		{"UDP, nothing was sent", any4, "l2_ingress", incoming("10.0.0.1", udp, 0), app},
-		{"of its address", socket{unix.AF_INET, unix.SOCK_DGRAM, "10.0.0.1", "", ""}, "l2_ingress", incoming("10.0.0.1", udp, 0), app},
-		{"connected", socket{unix.AF_INET, unix.SOCK_DGRAM, "10.0.0.1", "192.0.2.1", ""}, "l2_ingress", incoming("10.0.0.1", udp, 0), app},
-		{"connected to another", socket{unix.AF_INET, unix.SOCK_DGRAM, "10.0.0.1", "192.0.2.2", ""}, "l2_ingress", incoming("10.0.0.1", udp, 0), none},
-		{"of the device", socket{unix.AF_INET, unix.SOCK_DGRAM, "0.0.0.0", "", "other"}, "l2_ingress", incoming("10.0.0.1", udp, 0), app},
-		{"of another device", socket{unix.AF_INET, unix.SOCK_DGRAM, "0.0.0.0", "", "peer"}, "l2_ingress", incoming("10.0.0.1", udp, 0), none},
+		{"of its address", socket{unix.AF_INET, unix.SOCK_DGRAM, "10.0.0.1", "", "", 0}, "l2_ingress", incoming("10.0.0.1", udp, 0), app},
+		{"connected", socket{unix.AF_INET, unix.SOCK_DGRAM, "10.0.0.1", "192.0.2.1", "", 0}, "l2_ingress", incoming("10.0.0.1", udp, 0), app},
+		{"connected to another", socket{unix.AF_INET, unix.SOCK_DGRAM, "10.0.0.1", "192.0.2.2", "", 0}, "l2_ingress", incoming("10.0.0.1", udp, 0), none},
+		{"of the device", socket{unix.AF_INET, unix.SOCK_DGRAM, "0.0.0.0", "", "other", 0}, "l2_ingress", incoming("10.0.0.1", udp, 0), app},
+		{"of another device", socket{unix.AF_INET, unix.SOCK_DGRAM, "0.0.0.0", "", "peer", 0}, "l2_ingress", incoming("10.0.0.1", udp, 0), none},
 		{"a listener", listen4, "l2_ingress", incoming("10.0.0.1", tcp, syn), app},
 		{"another protocol", listen4, "l2_ingress", incoming("10.0.0.1", udp, 0), none},
 		{"IPv6", any6, "l2_ingress", incoming("2001:db8::1", udp, 0), app},
 		{"an IPv6 listener", listen6, "l2_ingress", incoming("2001:db8::1", tcp, syn), app},
 		{"IPv4 to a socket of both", any6, "l2_ingress", incoming("10.0.0.1", udp, 0), app},
 		{"IPv4 to a listener of both", listen6, "l2_ingress", incoming("10.0.0.1", tcp, syn), app},
-		{"a v4-mapped connection", socket{unix.AF_INET6, unix.SOCK_DGRAM, "::ffff:10.0.0.1", "::ffff:192.0.2.1", ""}, "l2_ingress", incoming("10.0.0.1", udp, 0), app},
-		{"link-local", socket{unix.AF_INET6, unix.SOCK_DGRAM, linkLocal, "", ""}, "l2_ingress", incoming(linkLocal, udp, 0), app},
+		{"a v4-mapped connection", socket{unix.AF_INET6, unix.SOCK_DGRAM, "::ffff:10.0.0.1", "::ffff:192.0.2.1", "", 0}, "l2_ingress", incoming("10.0.0.1", udp, 0), app},
+		{"link-local", socket{unix.AF_INET6, unix.SOCK_DGRAM, linkLocal, "", "", 0}, "l2_ingress", incoming(linkLocal, udp, 0), app},
 		{"link-local to a socket of any address", any6, "l2_ingress", incoming(linkLocal, udp, 0), app},
-		{"IPv6 of the device", socket{unix.AF_INET6, unix.SOCK_DGRAM, "::", "", "other"}, "l2_ingress", incoming(linkLocal, udp, 0), app},
+		{"IPv6 of the device", socket{unix.AF_INET6, unix.SOCK_DGRAM, "::", "", "other", 0}, "l2_ingress", incoming(linkLocal, udp, 0), app},
 		{"broadcast", any4, "l2_ingress", incoming("255.255.255.255", udp, 0), app},
 		{"broadcast on the subnet", any4, "l2_ingress", incoming("10.0.0.255", udp, 0), app},
 		{"multicast", any4, "l2_ingress", incoming("224.0.0.251", udp, 0), app},
@@ -176,7 +181,7 @@ func TestOwnerByLookup(t *testing.T) {
 		{"behind a VLAN tag", any4, "l2_ingress", tagged(incoming("10.0.0.1", udp, 0)), app},
 		{"without an Ethernet header", any4, "l3_ingress", incoming("10.0.0.1", udp, 0)[14:], app},
 		{"IPv6 without an Ethernet header", listen6, "l3_ingress", incoming("2001:db8::1", tcp, syn)[14:], app},
-		{"forwarded, and the socket is of an address", socket{unix.AF_INET, unix.SOCK_DGRAM, "10.0.0.1", "", ""}, "l2_ingress", incoming("198.51.100.1", udp, 0), none},
+		{"forwarded, and the socket is of an address", socket{unix.AF_INET, unix.SOCK_DGRAM, "10.0.0.1", "", "", 0}, "l2_ingress", incoming("198.51.100.1", udp, 0), none},
 	} {
 		for _, forwarding := range []bool{false, true} {
 			name := c.rule
@@ -224,7 +229,7 @@ func TestOwnerByLookupOverFlow(t *testing.T) {
 	lookup := tiers[2]
 	o := start(t, lookup.object, config{settings: lookup.offsets(t, settings{Snaplen: 64, Directions: both, Owner: tell}), interfaces: []uint32{0, s.other}})
 	o.remember(t, past{flows: theirs})
-	fd := socket{unix.AF_INET, unix.SOCK_DGRAM, "10.0.0.1", "", ""}.open(t, 10124)
+	fd := socket{unix.AF_INET, unix.SOCK_DGRAM, "10.0.0.1", "", "", 0}.open(t, 10124)
 	if got := o.ownerOf(t, "l2_ingress", s.other, incoming("10.0.0.1", udp, 0)); got.UID != 10124 {
 		t.Errorf("uid is %#x", got.UID)
 	}
@@ -236,6 +241,36 @@ func TestOwnerByLookupOverFlow(t *testing.T) {
 	}
 	if got := o.ownerOf(t, "l2_ingress", s.other, in4(icmp, icmpError(3, packet4(true, udp, 0, udpHead(true))))); got.UID != 10125 {
 		t.Errorf("uid is %#x of an error about its packet", got.UID)
+	}
+}
+
+// TestOwnerByLookupOnLoopback has two sockets of one packet. Neither has sent before.
+func TestOwnerByLookupOnLoopback(t *testing.T) {
+	needRoot(t)
+	const sender = 10124
+	s := newSpace(t, 65536)
+	lookup := tiers[2]
+	for _, c := range []struct {
+		rule  string
+		owner uint32
+		uids  []uint32
+		want  uint32
+	}{
+		{"the sender is wanted", byOwner, []uint32{sender}, sender},
+		{"the receiver is wanted", byOwner, []uint32{app}, app},
+		{"tell: the receiver", tell, nil, app},
+	} {
+		t.Run(c.rule, func(t *testing.T) {
+			s.enter(t)
+			o := start(t, lookup.object, config{settings: lookup.offsets(t, settings{Snaplen: 64, Directions: both, Owner: c.owner}), uids: c.uids})
+			socket{unix.AF_INET, unix.SOCK_DGRAM, "0.0.0.0", "", "", 0}.open(t, app)
+			socket{unix.AF_INET, unix.SOCK_DGRAM, "0.0.0.0", "", "", there}.open(t, sender)
+			packet := incoming("127.0.0.1", udp, 0)
+			copy(packet[26:], []byte{127, 0, 0, 1})
+			if got := o.ownerOf(t, "l2_ingress", loopback, packet); got.UID != c.want {
+				t.Errorf("uid is %#x, want %#x", got.UID, c.want)
+			}
+		})
 	}
 }
 
