@@ -47,9 +47,9 @@ type flow struct {
 }
 
 type owner struct {
-	UID          uint32
-	_            uint32
-	Cgroup, Seen uint64
+	UID                uint32
+	_                  uint32
+	Cgroup, Seen, Born uint64
 }
 
 type fragment struct {

@@ -3,6 +3,7 @@
 package bpf_test
 
 import (
+	"strings"
 	"testing"
 
 	"github.com/cilium/ebpf"
@@ -154,6 +155,10 @@ func TestOwnerIsLearnt(t *testing.T) {
 				found := o.Maps["shared_flows"].Lookup(c.learnt, &got) == nil && got.UID == root
 				if want := c.want.of(tier) == 1; found != want {
 					t.Fatalf("known is %v: %+v", found, got)
+				}
+				// A fragment has no flags of TCP, and the tests' other packets none but these.
+				if began := strings.Contains(c.rule, "begins") || strings.Contains(c.rule, "answer") || strings.Contains(c.rule, "over"); found && began != (got.Born == got.Seen) {
+					t.Errorf("it was born at %d and seen at %d", got.Born, got.Seen)
 				}
 				if found && (got.Seen < before || got.Seen > monotonic(t)) {
 					t.Errorf("it was seen at %d, and now is %d", got.Seen, before)

@@ -76,8 +76,8 @@ func TestABI(t *testing.T) {
 				f := sockdiag.Flow{Protocol: unix.IPPROTO_UDP, Local: netip.AddrPortFrom(local, 5353), Remote: netip.AddrPortFrom(remote, 443)}
 				key := layoutOf(t, spec, "flow").bytes(map[string][]byte{"local": local16[:], "remote": remote16[:],
 					"local_port": u16(5353), "remote_port": u16(443), "protocol": {unix.IPPROTO_UDP}})
-				value := layoutOf(t, spec, "owner").bytes(map[string][]byte{"uid": ne.AppendUint32(nil, 10123), "cgroup": u64(1<<32 | 45), "seen": u64(1 << 40)})
-				want := learnt{uid: 10123, cgroup: 1<<32 | 45, seen: 1 << 40}
+				value := layoutOf(t, spec, "owner").bytes(map[string][]byte{"uid": ne.AppendUint32(nil, 10123), "cgroup": u64(1<<32 | 45), "seen": u64(1 << 40), "born": u64(1<<40 - 1), "jiffies": make([]byte, 4)})
+				want := learnt{uid: 10123, cgroup: 1<<32 | 45, seen: 1 << 40, born: 1<<40 - 1}
 				if err := maps.learn(f, want, false); err != nil {
 					t.Fatal(err)
 				}

@@ -19,6 +19,8 @@ const (
 	retry = 20e6
 	// skew is by how much the time of a packet, which is that of another clock, may be later than that of the reply to it, in ns.
 	skew = 2e6
+	// handshake is by how much the kernel may be late to answer a SYN, in ns: it does so before anything else.
+	handshake = 10e6
 )
 
 // entry is what is known of a flow. Times are ns of the monotonic clock, 0 for never.
@@ -92,7 +94,7 @@ func (e *entry) holds(s sight, c *closes) bool {
 		return false
 	case e.answered && e.asked >= s.at:
 		return true
-	case s.begins && e.asked < s.at:
+	case s.begins:
 		return false
 	case e.answered:
 		return s.now-e.asked < valid

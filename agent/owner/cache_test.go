@@ -149,7 +149,7 @@ func TestParsePing(t *testing.T) {
 }
 
 func TestCloses(t *testing.T) {
-	c := &closes{}
+	c := &closes{protocol: unix.IPPROTO_UDP}
 	f := udpFlow
 	other := sockdiag.Flow{Protocol: unix.IPPROTO_UDP, Local: netip.MustParseAddrPort(a4 + ":1")}
 	c.add(10, 5353, false)

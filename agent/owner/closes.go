@@ -2,11 +2,7 @@
 
 package owner
 
-import (
-	"golang.org/x/sys/unix"
-
-	"droidtap/agent/sockdiag"
-)
+import "droidtap/agent/sockdiag"
 
 // late is by how much the kernel may tell too late that a port was closed, in ns. It was some 25 µs on a quiet PC, and up to 34 ms
 // where the processor was busy.
@@ -15,11 +11,13 @@ const late = 20e6
 // maxCloses bounds the closes that are told apart. Of what was before those, nothing is said to be undisturbed.
 const maxCloses = 1024
 
-// closes remembers when UDP sockets were closed. Who had a port at one time had it at another if none was in between.
+// closes remembers when sockets of a protocol were closed: UDP's, or TCP listeners. Who had a port at one time had it at
+// another if none was in between.
 type closes struct {
-	last  [1 << 16]int64 // by port; only what is written to takes memory
-	every int64          // when any port may have been closed
-	log   [maxCloses]struct {
+	protocol uint8
+	last     [1 << 16]int64 // by port; only what is written to takes memory
+	every    int64          // when any port may have been closed
+	log      [maxCloses]struct {
 		time int64
 		port uint16
 		any  bool
@@ -43,7 +41,7 @@ func (c *closes) add(time int64, port uint16, any bool) {
 
 // after tells whether the port was closed after a time.
 func (c *closes) after(f sockdiag.Flow, time int64) bool {
-	return f.Protocol == unix.IPPROTO_UDP && max(c.last[f.Local.Port()], c.every) > time
+	return f.Protocol == c.protocol && max(c.last[f.Local.Port()], c.every) > time
 }
 
 // between tells whether the port was closed after the earlier one of two times and not after the later one.

@@ -35,7 +35,7 @@ func mapsOf(t testing.TB) shared {
 		t.Cleanup(func() { _ = m.Close() })
 		return m
 	}
-	return shared{flows: lru(40, 24, 16384), fragments: lru(40, 16, 1024), closed: lru(4, 8, 1024)}
+	return shared{flows: lru(40, 32, 16384), fragments: lru(40, 16, 1024), closed: lru(4, 8, 1024)}
 }
 
 func openIn(t testing.TB, s nettest.Space, maps shared) *Finder {
@@ -292,7 +292,7 @@ func TestForgetUDPOfMany(t *testing.T) {
 		t.Fatal(err)
 	}
 	var key [40]byte
-	var value [24]byte
+	var value [32]byte
 	all := maps.flows.Iterate()
 	for all.Next(&key, &value) {
 		if count++; key[36] == unix.IPPROTO_UDP {

@@ -19,6 +19,7 @@ type learnt struct {
 	uid    uint32
 	cgroup uint64
 	seen   int64 // ns of the monotonic clock
+	born   int64 // when a SYN that left began it, the same; 0: not known
 }
 
 // ports is struct ports: what a first fragment has.
@@ -47,11 +48,16 @@ func (s shared) learnt(f sockdiag.Flow) (l learnt, found bool, err error) {
 	if s.flows == nil {
 		return learnt{}, false, nil
 	}
-	var value [24]byte
+	var value [32]byte
 	if found, err = look(s.flows, flowKey(f), &value); !found {
 		return learnt{}, false, err
 	}
-	return learnt{uid: ne.Uint32(value[:]), cgroup: ne.Uint64(value[8:]), seen: int64(ne.Uint64(value[16:]))}, true, nil
+	return learnt{
+		uid:    ne.Uint32(value[:]),
+		cgroup: ne.Uint64(value[8:]),
+		seen:   int64(ne.Uint64(value[16:])),
+		born:   int64(ne.Uint64(value[24:])),
+	}, true, nil
 }
 
 // learn tells the programs of a flow; with unlessKnown only if they have not learnt it yet.
@@ -59,10 +65,11 @@ func (s shared) learn(f sockdiag.Flow, l learnt, unlessKnown bool) error {
 	if s.flows == nil {
 		return nil
 	}
-	var value [24]byte
+	var value [32]byte
 	ne.PutUint32(value[:], l.uid)
 	ne.PutUint64(value[8:], l.cgroup)
 	ne.PutUint64(value[16:], uint64(l.seen))
+	ne.PutUint64(value[24:], uint64(l.born))
 	flags := ebpf.UpdateAny
 	if unlessKnown {
 		flags = ebpf.UpdateNoExist
@@ -136,7 +143,7 @@ func (s shared) forgetUDP() error {
 	for again := 0; ; again++ {
 		var udp [][40]byte
 		var key [40]byte
-		var value [24]byte
+		var value [32]byte
 		all := s.flows.Iterate()
 		for all.Next(&key, &value) {
 			if key[36] == unix.IPPROTO_UDP {

@@ -27,7 +27,7 @@ type background struct {
 // Open is called in the network namespace of the capture. What the kernel cannot be asked about is said once, and is no
 // error: such packets have no known owner.
 //
-// The connections that there are become known to the programs before it returns. UDP sockets are watched from then on, for
+// The connections that there are become known to the programs before it returns. The ends of sockets are watched from then on, for
 // nothing else tells that a port has another owner.
 func Open(o Options) (*Finder, error) {
 	now, err := monotonic()
@@ -100,7 +100,7 @@ func (f *Finder) seed(conn *sockdiag.Conn, maps shared) {
 	}
 }
 
-// follow notes which UDP sockets are closed.
+// follow notes which UDP sockets and TCP listeners are closed.
 func (f *Finder) follow(maps shared) {
 	defer close(f.ended)
 	for {
@@ -121,12 +121,14 @@ func (f *Finder) follow(maps shared) {
 	}
 }
 
-// forget notes that UDP sockets are closed now; lost, that others may be. The programs first: they do not wait.
+// forget notes that sockets are closed now; lost, that others may be. The programs first: they do not wait.
 func (f *Finder) forget(maps shared, sockets []sockdiag.Socket, lost bool) error {
 	var failed error
 	now := f.now()
 	for _, s := range sockets {
-		failed = errors.Join(failed, maps.close(s, now))
+		if s.Protocol != unix.IPPROTO_TCP {
+			failed = errors.Join(failed, maps.close(s, now))
+		}
 	}
 	if lost {
 		failed = errors.Join(failed, maps.forgetUDP())
@@ -134,10 +136,15 @@ func (f *Finder) forget(maps shared, sockets []sockdiag.Socket, lost bool) error
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for _, s := range sockets {
-		f.closes.add(now, s.Local.Port(), false)
+		of := &f.closes
+		if s.Protocol == unix.IPPROTO_TCP {
+			of = &f.listeners
+		}
+		of.add(now, s.Local.Port(), false)
 	}
 	if lost {
 		f.closes.add(now, 0, true)
+		f.listeners.add(now, 0, true)
 	}
 	return failed
 }

@@ -58,7 +58,8 @@ type Finder struct {
 	machine   machine
 	cache     cache
 	fragments fragments
-	closes    closes
+	closes    closes // of UDP sockets
+	listeners closes // of TCP
 	failures  uint64
 	failure   error // the first
 }
@@ -87,6 +88,7 @@ func newFinder(now func() int64, k kernel, p programs, m machine) *Finder {
 		now: now, kernel: k, programs: p, machine: m,
 		cache:     cache{places: map[sockdiag.Flow]int{}},
 		fragments: fragments{of: map[fragment]head{}, at: map[fragment]int{}},
+		closes:    closes{protocol: unix.IPPROTO_UDP}, listeners: closes{protocol: unix.IPPROTO_TCP},
 	}
 }
 
@@ -191,7 +193,8 @@ func (f *Finder) owner(h head, q Question, s sight) Answer {
 // renew asks whose the flow is.
 func (f *Finder) renew(e *entry, s sight) {
 	e.asked = s.now
-	if l, found := f.learnt(e.flow, s); found {
+	l, found, later := f.learnt(e.flow, s)
+	if found {
 		e.set(l.uid, l.cgroup, l.seen)
 		return
 	}
@@ -200,8 +203,9 @@ func (f *Finder) renew(e *entry, s sight) {
 		return
 	}
 	// What is found only later than for the packet's first question, or after a close, may be another's socket.
-	if e.kernel < s.at && !f.closes.between(e.flow, s.at, s.now) && f.ask(e, s.now) {
-		l := learnt{uid: e.uid, cgroup: e.cgroup, seen: s.now}
+	changed := later || f.closes.between(e.flow, s.at, s.now) || s.begins && f.listeners.between(e.flow, s.at, s.now)
+	if e.kernel < s.at && !changed && f.ask(e, s.now) {
+		l = learnt{uid: e.uid, cgroup: e.cgroup, seen: s.now}
 		f.fail(f.programs.learn(e.flow, l, false))
 		return
 	}
@@ -223,19 +227,21 @@ func (f *Finder) disputed(e *entry, s sight) bool {
 	return known && socket.UID != e.uid
 }
 
-// learnt returns what the programs know, if that counts for the packet.
-func (f *Finder) learnt(flow sockdiag.Flow, s sight) (learnt, bool) {
+// learnt returns what the programs know, if that counts for the packet. later says that it is of a connection after the one
+// that the packet begins.
+func (f *Finder) learnt(flow sockdiag.Flow, s sight) (l learnt, found, later bool) {
 	l, found, err := f.programs.learnt(flow)
 	f.fail(err)
 	switch {
 	case !found, s.at-l.seen > lifetime(flow.Protocol):
-		return l, false
+		return l, false, false
 	case f.closes.between(flow, l.seen, s.at):
-		return l, false // the port may be another's
+		return l, false, false // the port may be another's
 	case s.begins && !s.outgoing:
-		return l, l.seen >= s.at-skew // of the new connection: its SYN-ACK told
+		// The SYN-ACK told of it.
+		return l, l.born >= s.at-skew && l.born <= s.at+handshake, l.born > s.at+handshake
 	}
-	return l, true
+	return l, true, false
 }
 
 // ours tells whether the local end is an address of this machine. A socket of the any address is found for all others, too.

@@ -123,7 +123,11 @@ func TestTime(t *testing.T) {
 		{"a reply tells", []step{
 			{0, udp, no, 0, false, wait, true}, {25 * ms, older(udp, 25*ms), no, 10001, false, 10001, false}}},
 		{"a connection's reply tells", []step{
-			{0, syn, no, 0, false, wait, true}, {25 * ms, older(syn, 25*ms), no, 10001, false, 10001, false}}},
+			{0, syn, no, 0, false, wait, true}, {8 * ms, older(syn, 8*ms), no, 10001, false, 10001, false}}},
+		{"a later connection's does not, nor does its socket", []step{
+			{25 * ms, older(syn, 25*ms), 10001, 10001, false, wait, false}, {40 * ms, older(syn, 65*ms), 10001, 0, false, unknown, false}}},
+		{"a SYN of before its listener was closed is not of the next one", []step{
+			{0, syn, no, 0, false, wait, true}, {8 * ms, older(syn, 8*ms), 10001, 0, true, wait, false}, {ms, syn, 10001, 0, false, 10001, true}}},
 		{"a SYN asks although the flow is known", []step{
 			{0, tcp, no, 10001, false, 10001, false}, {5 * ms, syn, 10002, 0, false, 10002, true}, {ms, tcp, no, 0, false, 10002, false}}},
 		{"a SYN of nobody's ends what was known", []step{
@@ -166,13 +170,13 @@ func TestTime(t *testing.T) {
 				if step.closes {
 					// A little before the packet, if that is of now.
 					k.now++
-					if err := f.forget(shared{}, []sockdiag.Socket{{Local: udpFlow.Local}}, false); err != nil {
+					if err := f.forget(shared{}, []sockdiag.Socket{{Protocol: unix.IPPROTO_UDP, Local: udpFlow.Local}, {Protocol: unix.IPPROTO_TCP, Local: tcpFlow.Local}}, false); err != nil {
 						t.Fatal(err)
 					}
 					k.now++
 				}
 				if step.learns != 0 {
-					l := learnt{uid: uint32(step.learns), seen: k.now}
+					l := learnt{uid: uint32(step.learns), seen: k.now, born: k.now}
 					k.flows[udpFlow], k.flows[tcpFlow] = l, l
 				}
 				before := k.asked

@@ -13,7 +13,9 @@ import (
 
 // Groups of NETLINK_SOCK_DIAG (include/uapi/linux/sock_diag.h enum sknetlink_groups).
 const (
+	groupTCPDestroy  = 1
 	groupUDPDestroy  = 2
+	groupTCP6Destroy = 3
 	groupUDP6Destroy = 4
 )
 
@@ -24,7 +26,7 @@ const (
 	most = 4096
 )
 
-// Watcher hears of UDP sockets that are closed. Next belongs to one goroutine, Close may be called from any.
+// Watcher hears of UDP sockets and of TCP listeners that are closed. Next belongs to one goroutine, Close may be called from any.
 type Watcher struct {
 	file   *os.File // waits in the runtime's poller
 	conn   syscall.RawConn
@@ -38,7 +40,7 @@ type Watcher struct {
 func Watch() (*Watcher, error) {
 	w, err := watch(room)
 	if err != nil {
-		return nil, fmt.Errorf("watch the end of UDP sockets: %w", err)
+		return nil, fmt.Errorf("watch the end of sockets: %w", err)
 	}
 	return w, nil
 }
@@ -54,9 +56,12 @@ func watch(room int) (*Watcher, error) {
 		err = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, room)
 	}
 	if err == nil {
+		err = unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &unix.SockFprog{Len: uint16(len(notConnections)), Filter: &notConnections[0]})
+	}
+	if err == nil {
 		err = unix.Bind(fd, &unix.SockaddrNetlink{
 			Family: unix.AF_NETLINK,
-			Groups: 1<<(groupUDPDestroy-1) | 1<<(groupUDP6Destroy-1),
+			Groups: 1<<(groupUDPDestroy-1) | 1<<(groupUDP6Destroy-1) | 1<<(groupTCPDestroy-1) | 1<<(groupTCP6Destroy-1),
 		})
 	}
 	if err == nil {
@@ -67,6 +72,28 @@ func watch(room int) (*Watcher, error) {
 	}
 	return w, nil
 }
+
+// notConnections is a filter that lets through what is said of UDP sockets and of sockets without a remote port: each
+// connection that ends would wake us otherwise. It loads the value of the attribute that holds the protocol; where that is
+// missing, a byte of the header that is no 17.
+var notConnections = [...]unix.SockFilter{
+	{Code: unix.BPF_LD | unix.BPF_IMM, K: sizeHeader + sizeSocket}, // where attributes begin
+	{Code: unix.BPF_LDX | unix.BPF_IMM, K: attrProtocol},
+	{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: offExtensions + offAttribute},
+	{Code: unix.BPF_MISC | unix.BPF_TAX},
+	{Code: unix.BPF_LD | unix.BPF_B | unix.BPF_IND, K: 4},
+	{Code: unix.BPF_JMP | unix.BPF_JEQ, K: unix.IPPROTO_UDP, Jt: 2},
+	{Code: unix.BPF_LD | unix.BPF_H | unix.BPF_ABS, K: sizeHeader + 6}, // idiag_dport
+	{Code: unix.BPF_JMP | unix.BPF_JEQ, K: 0, Jf: 1},
+	{Code: unix.BPF_RET, K: 1<<32 - 1},
+	{Code: unix.BPF_RET, K: 0},
+}
+
+// SKF_AD_OFF and SKF_AD_NLATTR of include/uapi/linux/filter.h.
+const (
+	offExtensions = 0xfffff000
+	offAttribute  = 12
+)
 
 // Next waits until there are sockets that were closed, and returns them. lost says that there were more, of which the
 // kernel could not tell. The error is os.ErrClosed after Close.
@@ -114,7 +141,7 @@ func (w *Watcher) read(fd int) (closed []Socket, lost bool, err error) {
 			}
 			b = rest
 			s, err := parseBody(kind, body)
-			if err == nil && s.Protocol == unix.IPPROTO_UDP {
+			if err == nil && (s.Protocol == unix.IPPROTO_UDP || s.Protocol == unix.IPPROTO_TCP) {
 				closed = append(closed, s)
 			}
 		}
@@ -125,7 +152,7 @@ func (w *Watcher) read(fd int) (closed []Socket, lost bool, err error) {
 // Close ends the wait of Next, if somebody is in it.
 func (w *Watcher) Close() error {
 	if err := w.file.Close(); err != nil {
-		return fmt.Errorf("close the watch of UDP sockets: %w", err)
+		return fmt.Errorf("close the watch of sockets: %w", err)
 	}
 	return nil
 }

@@ -85,6 +85,20 @@ func TestWatch(t *testing.T) {
 			}
 		})
 	}
+	t.Run("a TCP listener, and no connection", func(t *testing.T) {
+		l := socketOf(t, s, clientUID, unix.SOCK_STREAM, "127.0.0.1:0")
+		l.listen(t)
+		port := l.port(t)
+		c := socketOf(t, s, clientUID, unix.SOCK_STREAM, "127.0.0.1:0")
+		c.connect(t, "127.0.0.1", port)
+		l.accept(t).close(t)
+		c.close(t)
+		l.close(t)
+		closed, lost, err := w.Next()
+		if err != nil || lost || len(closed) != 1 || closed[0].Protocol != unix.IPPROTO_TCP || closed[0].Local.Port() != port {
+			t.Errorf("Next: %+v, %v, %v, want the listener of port %d", closed, lost, err, port)
+		}
+	})
 	if err := w.Close(); err != nil {
 		t.Fatal(err)
 	}

@@ -22,7 +22,7 @@
 
 /*
  * A flow as this machine sees it. IPv4 addresses are v4-mapped. Of an ICMP echo
- * the local port is the identifier and the remote one 0. Go: packet.flowKey.
+ * the local port is the identifier and the remote one 0. Go: owner.flowKey.
  */
 struct flow {
 	struct in6_addr local, remote;

@@ -21,12 +21,13 @@
 /* A uid that is one. */
 #define KNOWN(uid) ((uid) < UID_NONE)
 
-/* Go: packet.flowOwner. */
+/* Go: owner.learnt. */
 struct owner {
 	__u32 uid;
 	__u32 jiffies; /* when it was learnt last, for this file only; 0: unknown */
 	__u64 cgroup;  /* 0: unknown */
 	__u64 seen;    /* when it was learnt last, ns of the monotonic clock */
+	__u64 born;    /* when a SYN of ours began it, the same; 0: it was there before */
 };
 
 /*
@@ -41,7 +42,7 @@ struct {
 	__type(value, struct owner);
 } shared_flows SEC(".maps");
 
-/* What the fragments of a packet have in common. Go: packet.fragmentKey. */
+/* What the fragments of a packet have in common. Go: owner.fragment. */
 struct fragment {
 	struct in6_addr src, dst; /* IPv4 addresses are v4-mapped */
 	__be32 id;		  /* IPv4's 16 bits are the lower ones */
@@ -50,7 +51,7 @@ struct fragment {
 	__u8 pad[2];
 };
 
-/* What only the first of them has, as in struct flow. Go: packet.firstPorts. */
+/* What only the first of them has, as in struct flow. Go: owner.ports. */
 struct ports {
 	__be16 src, dst;
 	__u8 protocol;
@@ -67,7 +68,7 @@ struct {
 	__type(value, struct ports);
 } shared_fragments SEC(".maps");
 
-/* A port of this machine. Go: packet.localPort. */
+/* A port of this machine. */
 struct port {
 	__u8 protocol;
 	__u8 pad;
@@ -256,11 +257,16 @@ static __always_inline void learn(struct __sk_buff *skb, const struct head *h,
 		return;
 	old = bpf_map_lookup_elem(&shared_flows, &h->flow);
 	new.seen = bpf_ktime_get_ns();
+	if (h->flags & TCP_SYN)
+		new.born = new.seen;
+	else if (old)
+		new.born = old->born;
 	if (!old || old->uid != w->uid || old->cgroup != w->cgroup)
 		bpf_map_update_elem(&shared_flows, &h->flow, &new, BPF_ANY);
 	else if (JIFFIES || new.seen > old->seen + SECOND || h->flags & TCP_SYN) {
 		old->jiffies = new.jiffies;
 		old->seen = new.seen;
+		old->born = new.born;
 	}
 	if (r) {
 		r->flow = h->flow;

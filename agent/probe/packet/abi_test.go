@@ -68,11 +68,6 @@ func TestABI(t *testing.T) {
 			{"event", event{}},
 			{"settings", settings{}},
 			{"counts", counts{}},
-			{"flow", flowKey{}},
-			{"owner", flowOwner{}},
-			{"fragment", fragmentKey{}},
-			{"ports", firstPorts{}},
-			{"port", localPort{}},
 		} {
 			t.Run(name+" struct "+mirror.name, func(t *testing.T) {
 				var c *btf.Struct
