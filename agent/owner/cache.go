@@ -27,7 +27,8 @@ const (
 type entry struct {
 	flow      sockdiag.Flow
 	uid       uint32
-	inode     uint32
+	inode     uint32 // of a socket that was of holder at the time open
+	holder    uint32
 	cgroup    uint64
 	known     bool  // uid has, or had, the flow
 	answered  bool  // when it was asked for last: known, or none
@@ -36,6 +37,7 @@ type entry struct {
 	asked     int64 // for it, last
 	confirmed int64 // uid, last
 	kernel    int64 // when sock_diag answered last, whatever it said
+	open      int64
 }
 
 // cache remembers flows.
@@ -105,13 +107,28 @@ func (e *entry) holds(s sight, c *closes) bool {
 // set notes whose the flow is.
 func (e *entry) set(uid uint32, cgroup uint64, confirmed int64) {
 	if !e.known || e.uid != uid {
-		e.inode, e.cgroup = 0, 0
+		e.cgroup = 0
 	}
 	if cgroup != 0 {
 		e.cgroup = cgroup
 	}
 	e.uid, e.confirmed = uid, confirmed
 	e.known, e.answered, e.none = true, true, false
+}
+
+// opened notes a socket that is there now. One without an inode, as of a connection that nobody has open any more, tells nothing.
+func (e *entry) opened(s sockdiag.Socket, now int64) {
+	if s.Inode != 0 {
+		e.inode, e.holder, e.open = s.Inode, s.UID, now
+	}
+}
+
+// socket returns the inode of the uid's socket that a packet is of, 0 where that may be another than the one that is known.
+func (e *entry) socket(uid uint32, s sight, c *closes) uint32 {
+	if e.holder != uid || c.between(e.flow, e.open, s.at) || s.begins && e.open < s.at-skew {
+		return 0
+	}
+	return e.inode
 }
 
 // unset notes that nobody is known to have the flow now. Whoever had it, it stays his: a TCP flow until a new connection

@@ -180,7 +180,7 @@ func (f *Finder) owner(h head, q Question, s sight) Answer {
 	case e.known && f.closes.between(flow, e.confirmed, s.at), e.known && f.disputed(e, s):
 		return Answer{UID: pcapng.UIDUnknown}
 	case e.known:
-		return Answer{UID: e.uid, Cgroup: e.cgroup, Inode: e.inode}
+		return Answer{UID: e.uid, Cgroup: e.cgroup, Inode: e.socket(e.uid, s, &f.closes)}
 	case h.quoted && s.outgoing:
 		return Answer{UID: pcapng.UIDNone} // an error that the kernel reports by itself
 	}
@@ -266,7 +266,7 @@ func (f *Finder) ask(e *entry, now int64) bool {
 	}
 	if known {
 		e.set(socket.UID, socket.Cgroup, now)
-		e.inode = socket.Inode
+		e.opened(socket, now)
 	}
 	return known
 }
@@ -282,9 +282,9 @@ func (f *Finder) fail(err error) {
 	f.failures++
 }
 
-// Inode returns that of the socket of a packet, 0 where it is not known: what is asked for where a cgroup tells no process.
-// It is the sender's of an outgoing packet, the receiver's of another, also on the loopback interface.
-func (f *Finder) Inode(q Question) uint32 {
+// Inode returns that of the socket of a packet whose owner is known to be the uid, 0 where it is not known: what is asked for where a
+// cgroup tells no process. It is the sender's of an outgoing packet, the receiver's of another, also on the loopback interface.
+func (f *Finder) Inode(q Question, uid uint32) uint32 {
 	h := parse(q.Packet, q.L2)
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -296,9 +296,13 @@ func (f *Finder) Inode(q Question) uint32 {
 	flow := h.flow(s.outgoing)
 	flow.Ifindex = q.Ifindex
 	e := f.cache.entry(flow)
-	age := s.now - e.kernel
-	if age < retry || e.inode != 0 && (age < valid || f.closes.after(flow, e.confirmed)) || e.kernel >= s.at {
-		return e.inode
+	if s.begins = h.begins && !h.quoted; s.begins && e.open < s.at-skew {
+		e.inode = 0 // that of an earlier connection
+	}
+	inode := e.socket(uid, s, &f.closes)
+	changed := f.closes.between(flow, s.at, s.now) // a socket of now is not the packet's
+	if inode != 0 && s.now-e.open < valid || changed || s.now-e.kernel < retry || e.kernel >= s.at {
+		return inode
 	}
 	if !e.known && !f.ours(flow, s.outgoing) {
 		return 0
@@ -306,10 +310,11 @@ func (f *Finder) Inode(q Question) uint32 {
 	e.kernel = s.now
 	socket, known, err := f.kernel.Find(flow)
 	// Another's socket is not the one of the packet.
-	if f.fail(err); known && (!e.known || e.uid == socket.UID) {
-		e.inode = socket.Inode
+	if f.fail(err); known && socket.UID == uid {
+		e.opened(socket, s.now)
+		return e.inode
 	}
-	return e.inode
+	return inode
 }
 
 // report says what did not work, once.

@@ -4,6 +4,7 @@ package owner
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"log/slog"
 	"net/netip"
@@ -21,7 +22,8 @@ import (
 // fake is a kernel, its programs and a machine with the addresses a4 and a6.
 type fake struct {
 	now    int64
-	uid    int // of every socket; below 0, there is none
+	uid    int    // of every socket; below 0, there is none
+	inode  uint32 // 0: uid+1
 	err    error
 	asked  int
 	flows  map[sockdiag.Flow]learnt
@@ -43,7 +45,7 @@ func (k *fake) Find(sockdiag.Flow) (sockdiag.Socket, bool, error) {
 	if k.uid < 0 || k.err != nil {
 		return sockdiag.Socket{}, false, k.err
 	}
-	return sockdiag.Socket{UID: uint32(k.uid), Inode: uint32(k.uid + 1), Cgroup: uint64(k.uid + 2)}, true, nil
+	return sockdiag.Socket{UID: uint32(k.uid), Inode: cmp.Or(k.inode, uint32(k.uid+1)), Cgroup: uint64(k.uid + 2)}, true, nil
 }
 
 func (k *fake) learnt(f sockdiag.Flow) (learnt, bool, error) {
@@ -326,9 +328,61 @@ func TestLoopback(t *testing.T) {
 		if q.Outgoing {
 			k.uid = 10001
 		}
-		if inode := f.Inode(q); int(inode) != k.uid+1 {
+		if inode := f.Inode(q, uint32(k.uid)); int(inode) != k.uid+1 {
 			t.Errorf("outgoing %v: inode %d of the socket of %d", q.Outgoing, inode, k.uid)
 		}
+	}
+}
+
+// TestInodeOfALaterSocket has a flow's local end change hands, as the programs tell by its uid, or between processes of one uid.
+func TestInodeOfALaterSocket(t *testing.T) {
+	const older, newer = 4711, 4712
+	for _, c := range []struct {
+		what   string
+		q      Question
+		closes bool          // told of the first socket
+		after  time.Duration // between the two
+		uid    uint32        // of both packets, and of the later socket
+		next   uint32
+		socket uint32 // that is there later; 0: none
+		want   uint32
+	}{
+		{"another uid's", datagramIn(), true, time.Second, 10001, 10002, newer, newer},
+		{"another uid's, and nobody told of a close", datagramIn(), false, time.Second, 10001, 10002, newer, newer},
+		{"another uid's that is gone, too", datagramIn(), true, time.Second, 10001, 10002, 0, 0},
+		{"another uid's that is gone, and nobody told of a close", datagramIn(), false, time.Minute, 10001, 10002, 0, 0},
+		{"another process's", datagramIn(), true, time.Second, 10001, 10001, newer, newer},
+		{"another process's that is gone, too", datagramIn(), true, time.Minute, 10001, 10001, 0, 0},
+		{"the same", datagramIn(), false, time.Minute, 10001, 10001, older, older},
+		{"a socket that is gone", datagramIn(), false, time.Minute, 10001, 10001, 0, older},
+		{"another connection's", segmentIn(2), false, time.Second, 10001, 10001, newer, newer},
+		{"a connection's that is gone, too", segmentIn(2), false, time.Second, 10001, 10001, 0, 0},
+		{"a connection's", segmentIn(0x10), false, time.Minute, 10001, 10001, 0, older},
+	} {
+		t.Run(c.what, func(t *testing.T) {
+			k, f := newFake()
+			k.uid, k.inode = int(c.uid), older
+			if got := f.Inode(c.q, c.uid); got != older {
+				t.Fatalf("at first: %d", got)
+			}
+			k.now += int64(c.after)
+			if c.closes {
+				if err := f.forget(shared{}, []sockdiag.Socket{{Protocol: unix.IPPROTO_UDP, Local: udpFlow.Local}}, false); err != nil {
+					t.Fatal(err)
+				}
+				k.now++
+			}
+			if k.uid, k.inode = int(c.next), c.socket; c.socket == 0 {
+				k.uid = nobody
+			}
+			for range 2 {
+				if got := f.Inode(c.q, c.next); got != c.want {
+					t.Errorf("%d, want %d", got, c.want)
+				}
+				c.q.Age += time.Millisecond
+				k.now += int64(time.Millisecond)
+			}
+		})
 	}
 }
 
@@ -361,20 +415,20 @@ func TestInode(t *testing.T) {
 		t.Errorf("a learnt flow: %+v", a)
 	}
 	k.uid = 10002
-	if got := f.Inode(datagramIn()); got != 0 {
+	if got := f.Inode(datagramIn(), 10001); got != 0 {
 		t.Errorf("another's socket is told: %d", got)
 	}
 	k.uid = 10001
 	k.now += retry
 	for range 2 {
-		if got := f.Inode(datagramIn()); got != 10002 || k.asked != 2 {
+		if got := f.Inode(datagramIn(), 10001); got != 10002 || k.asked != 2 {
 			t.Errorf("inode %d, asked %d times", got, k.asked)
 		}
 	}
 	if a := f.Find(datagramIn()); a.Inode != 10002 || a.Cgroup != 77 {
 		t.Errorf("with an inode: %+v", a)
 	}
-	if got := f.Inode(in(nettest.Echo(nil), unix.IPPROTO_ICMP)); got != 0 {
+	if got := f.Inode(in(nettest.Echo(nil), unix.IPPROTO_ICMP), 10001); got != 0 {
 		t.Errorf("the inode of what the kernel answers is %d", got)
 	}
 }

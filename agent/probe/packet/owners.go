@@ -38,7 +38,7 @@ type owners struct {
 type (
 	finder interface {
 		Find(owner.Question) owner.Answer
-		Inode(owner.Question) uint32
+		Inode(q owner.Question, uid uint32) uint32
 	}
 	processes interface {
 		Android() bool

@@ -289,7 +289,7 @@ func (s *settler) ofFlow(a *asked, inode uint32, v *view) *named {
 		return n
 	}
 	if inode == 0 {
-		inode = s.finder.Inode(a.Question)
+		inode = s.finder.Inode(a.Question, a.p.UID)
 	}
 	var of []process.Process
 	if inode != 0 {

@@ -50,7 +50,7 @@ func (w *oracle) Find(q owner.Question) owner.Answer {
 	return a
 }
 
-func (w *oracle) Inode(q owner.Question) uint32 {
+func (w *oracle) Inode(q owner.Question, _ uint32) uint32 {
 	w.asked = append(w.asked, fmt.Sprintf("socket of %d", portOf(q)))
 	return w.inodes[portOf(q)]
 }
