@@ -317,6 +317,14 @@ func (f *Finder) Inode(q Question, uid uint32) uint32 {
 	return inode
 }
 
+// Closes counts the UDP sockets that were closed, more or less: as long as it stays what it is, Inode tells nothing new of a flow
+// of UDP but that it is known now.
+func (f *Finder) Closes() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.closes.next
+}
+
 // report says what did not work, once.
 func (f *Finder) report(log *slog.Logger) {
 	f.mu.Lock()

@@ -39,6 +39,7 @@ type (
 	finder interface {
 		Find(owner.Question) owner.Answer
 		Inode(q owner.Question, uid uint32) uint32
+		Closes() int
 	}
 	processes interface {
 		Android() bool

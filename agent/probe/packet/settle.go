@@ -8,6 +8,8 @@ import (
 	"slices"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"droidtap/agent/apps"
 	"droidtap/agent/owner"
 	"droidtap/agent/pcapng"
@@ -73,6 +75,7 @@ type named struct {
 	comments []string          // one line, shared by all packets: not to be changed, nor appended to
 	apps     *view             // by which it was named
 	until    time.Time
+	closes   int // of sockets, when it was found: the port of a flow of UDP may be another's since
 }
 
 // asked is a packet with what its owner is asked for by.
@@ -285,7 +288,11 @@ func (s *settler) ofFlow(a *asked, inode uint32, v *view) *named {
 	if known && n.uid != a.p.UID {
 		n = nil
 	}
-	if n != nil && !a.begins && n.apps == v && a.now.Before(n.until) {
+	closes := 0
+	if a.flow.protocol == unix.IPPROTO_UDP {
+		closes = s.finder.Closes()
+	}
+	if n != nil && !a.begins && n.apps == v && n.closes == closes && a.now.Before(n.until) {
 		return n
 	}
 	if inode == 0 {
@@ -299,6 +306,7 @@ func (s *settler) ofFlow(a *asked, inode uint32, v *view) *named {
 		of = n.of
 	}
 	n = s.renew(n, a.p.UID, of, a.now, v)
+	n.closes = closes
 	s.ofFlows.put(a.flow, n)
 	return n
 }

@@ -31,6 +31,7 @@ type oracle struct {
 	rules   apps.Rules
 	changed chan struct{}
 	asked   []string // of Find and Inode
+	closes  int
 }
 
 // portOf is that of a packet of ours.
@@ -54,6 +55,8 @@ func (w *oracle) Inode(q owner.Question, _ uint32) uint32 {
 	w.asked = append(w.asked, fmt.Sprintf("socket of %d", portOf(q)))
 	return w.inodes[portOf(q)]
 }
+
+func (w *oracle) Closes() int { return w.closes }
 
 func (w *oracle) Android() bool { return w.cgroups != nil }
 
@@ -323,6 +326,26 @@ func TestSettleByFlow(t *testing.T) {
 			step.then()
 		}
 	}
+}
+
+// TestSettlePortOfAnother has a port of UDP change hands between two processes of one user, at once.
+func TestSettlePortOfAnother(t *testing.T) {
+	w := &oracle{inodes: map[uint16]uint32{near: 100}, holders: map[uint32][]process.Process{100: {{PID: 7, Comm: "curl"}}, 200: {{PID: 8, Comm: "wget"}}}}
+	var d time.Duration
+	s := settlerOf(t, w, &d)
+	check := func(want string) {
+		t.Helper()
+		if got := settled(t, s, out(0, 5)); got != want {
+			t.Errorf("%s, want %s", got, want)
+		}
+	}
+	check("uid=5 pid=7 comm=curl")
+	check("uid=5 pid=7 comm=curl")
+	if len(w.asked) != 1 {
+		t.Errorf("asked %q", w.asked)
+	}
+	w.closes, w.inodes = 1, map[uint16]uint32{near: 200}
+	check("uid=5 pid=8 comm=wget")
 }
 
 // TestSettleFirst comments on the first packet of each flow in either direction, and where the owner changes.
