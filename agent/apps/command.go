@@ -10,6 +10,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"strconv"
 	"strings"
 
 	"github.com/urfave/cli/v2"
@@ -43,17 +44,23 @@ func command(netd []string) *cli.Command {
 // request is what the command line asks for.
 type request struct {
 	pattern, packages string
-	json              bool
+	json, help        bool
 }
 
 // arguments reads the options behind the pattern, too, where cli takes them for words.
-func arguments(c *cli.Context) (request, error) {
-	r := request{packages: c.String("packages"), json: c.Bool("json")}
+func arguments(c *cli.Context) (r request, err error) {
+	r = request{packages: c.String("packages"), json: c.Bool("json")}
 	for words := c.Args().Slice(); len(words) > 0; words = words[1:] {
 		name, value, hasValue := strings.Cut(words[0], "=")
 		switch {
+		case words[0] == "--help", words[0] == "-h":
+			r.help = true
 		case words[0] == "--json":
 			r.json = true
+		case name == "--json" && hasValue:
+			if r.json, err = strconv.ParseBool(value); err != nil {
+				return r, plugin.Usagef("option --json is true or false, not %q", value)
+			}
 		case name == "--packages" && hasValue:
 			r.packages = value
 		case name == "--packages" && len(words) > 1:
@@ -78,6 +85,9 @@ func list(c *cli.Context, netd []string) error {
 	asked, err := arguments(c)
 	if err != nil {
 		return err
+	}
+	if asked.help {
+		return cli.ShowSubcommandHelp(c)
 	}
 	warn := func(text string) { fmt.Fprintln(c.App.ErrWriter, text) }
 	p, skipped, err := load(asked.packages)

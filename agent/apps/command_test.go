@@ -253,6 +253,7 @@ func TestAppsErrors(t *testing.T) {
 	}{
 		{"two patterns", `apps takes one pattern, and "b" is another`, true, []string{"a", "b"}},
 		{"an option that is none", "apps has no option --uid", true, []string{"a", "--uid"}},
+		{"neither true nor false", `option --json is true or false, not "x"`, true, []string{"a", "--json=x"}},
 		{"no value", "option --packages needs a value", true, []string{"a", "--packages"}},
 		{"a bad glob", `pattern "[a": syntax error in pattern`, true, []string{"[a"}},
 		{"nothing is like it", "no app is like com.exmaple.one: is it com.example.one?", false, []string{"--packages", list, "com.exmaple.one"}},
@@ -263,6 +264,11 @@ func TestAppsErrors(t *testing.T) {
 		_, _, err := run(nil, c.args...)
 		if err == nil || err.Error() != c.want || plugin.IsUsage(err) != c.usage {
 			t.Errorf("%s: %v, want %s", c.rule, err, c.want)
+		}
+	}
+	for _, args := range [][]string{{"--help"}, {"com.example", "--help"}, {"com.example", "-h"}} {
+		if stdout, _, err := run(nil, args...); err != nil || !strings.Contains(stdout, "[PATTERN]") {
+			t.Errorf("%q: %q, %v", args, stdout, err)
 		}
 	}
 	s := nettest.NewSpace(t)

@@ -64,8 +64,12 @@ func (b *Book) Rules(s Selection) (Rules, []string) {
 		}
 	}
 	r.contradictions(s)
-	if r.found && len(s.Apps) > 0 && hasIsolated(b.proc) {
-		r.warn("isolated processes have user ids of their own, which no file tells: packets of an app's are not captured with --app")
+	if (r.found || r.spared) && hasIsolated(b.proc) {
+		what := "not captured with --app"
+		if !r.found {
+			what = "captured in spite of --not-app"
+		}
+		r.warn("isolated processes have user ids of their own, which no file tells: packets of an app's are %s", what)
 	}
 	return r.Rules, r.warnings
 }
@@ -76,6 +80,7 @@ type ruling struct {
 	Rules
 	warnings []string
 	found    bool // a package that is wanted is installed
+	spared   bool // a package that is to be left out, from among all others, is
 }
 
 func (r *ruling) warn(format string, args ...any) {
@@ -145,7 +150,7 @@ func (r *ruling) explain(apps []string, wanted bool) {
 		_, pattern, _ := cutUser(text)
 		ids := r.match(pattern)
 		for id, names := range ids {
-			r.found = r.found || wanted
+			r.found, r.spared = r.found || wanted, r.spared || !wanted && r.Others
 			if also[id] == nil {
 				also[id] = map[string]bool{}
 			}
@@ -179,12 +184,19 @@ func (r *ruling) contradictions(s Selection) {
 		}
 	}
 	for _, text := range s.Apps {
-		_, pattern, _ := cutUser(text)
+		user, pattern, _ := cutUser(text)
 		if isGlob(pattern) {
 			continue // that some of its packages are not wanted is what --not-app is for
 		}
 		if keys := r.keys(nil, []string{text}); len(keys) > 0 && !slices.ContainsFunc(slices.Collect(maps.Keys(keys)), func(key uint32) bool { return r.Of[key] }) {
 			r.warn("%s is both wanted and not, or its uid is: its packets are left out", text)
+			continue
+		}
+		ids := r.match(pattern)
+		for _, uid := range s.NotUIDs {
+			if ids[android.AppID(uid)] != nil && (user == everyone || user == android.User(uid)) {
+				r.warn("%s is wanted, and its uid %d is not: packets of that are left out", text, uid)
+			}
 		}
 	}
 }

@@ -5,6 +5,7 @@ package apps
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -72,6 +73,8 @@ func TestRules(t *testing.T) {
 		{rule: "not uids", notUIDs: []uint32{0}, of: of{0: false}, others: true, admitted: "1 100000", refused: "0"},
 		{rule: "an app, for all users, and its sandbox", apps: "com.android.chrome", of: of{app | 10123: true, app | 20123: true},
 			admitted: "10123 1010123 20123 1020123", refused: "0 10124 99123"},
+		{rule: "an app but for one user", apps: "com.android.chrome", notUIDs: []uint32{10123, 10124}, of: of{app | 10123: true, app | 20123: true, 10123: false, 10124: false},
+			admitted: "1010123 20123", refused: "10123", warns: "com.android.chrome is wanted, and its uid 10123 is not: packets of that are left out"},
 		{rule: "an app of one user", apps: "10:com.android.chrome", of: of{1010123: true, 1020123: true}, admitted: "1010123 1020123", refused: "10123"},
 		{rule: "an app of the first user", apps: "0:com.android.chrome", of: of{10123: true, 20123: true}, refused: "1010123"},
 		{rule: "a glob", apps: "com.example.*", of: of{app | 10200: true, app | 20200: true, app | 10201: true, app | 20201: true}, refused: "10123"},
@@ -173,6 +176,13 @@ func TestIsolated(t *testing.T) {
 	}
 	if !said() {
 		t.Error("with an isolated process it does not warn of those")
+	}
+	_, others := b.Rules(Selection{NotApps: []string{"com.android.chrome"}})
+	if want := "isolated processes have user ids of their own, which no file tells: packets of an app's are captured in spite of --not-app"; !slices.Equal(others, []string{want}) {
+		t.Errorf("with --not-app it says %q", others)
+	}
+	if _, said := b.Rules(Selection{UIDs: []uint32{1}, NotApps: []string{"com.android.chrome"}}); len(said) > 0 {
+		t.Errorf("with --uid it says %q", said)
 	}
 	if _, said := b.Rules(Selection{UIDs: []uint32{1}}); len(said) > 0 {
 		t.Errorf("without --app it says %q", said)
