@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"os"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -89,8 +90,11 @@ func openOwners(o *owning, p *ports, shared map[string]*ebpf.Map, log *slog.Logg
 	if err == nil {
 		s.book = b
 		s.opened = append(s.opened, b.Close)
-	} else if err = without(!o.whose.All(), "read which apps there are", err); err != nil {
+	} else if err = without(!o.whose.All() || o.listed, "read which apps there are", err); err != nil {
 		return nil, err
+	}
+	if _, missing := os.Stat(o.packages); missing != nil && o.listed && len(o.whose.Apps)+len(o.whose.NotApps) == 0 { // the book's Rules says it of those
+		log.Warn("no app is known by its name", "because", missing)
 	}
 	if o.byOwner() {
 		s.uids, s.filled = shared["uids"], map[uint32]bool{}

@@ -5,6 +5,7 @@ package packet
 import (
 	"log/slog"
 	"maps"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -62,6 +63,40 @@ func TestFollowApps(t *testing.T) {
 		}
 		if !maps.Equal(s.view.Load().Of, step.of) {
 			t.Errorf("%s: behind the programs it is %v", step.rule, s.view.Load().Of)
+		}
+	}
+}
+
+// TestListThatWasChosen says of a list that the user named that it is not there, where its absence would else be taken for a PC's.
+func TestListThatWasChosen(t *testing.T) {
+	nettest.Require(t)
+	dir := t.TempDir()
+	for _, c := range []struct {
+		args   []string
+		said   string
+		failed bool
+	}{
+		{[]string{"--packages", filepath.Join(dir, "none")}, "no app is known by its name", false},
+		{[]string{"--packages", filepath.Join(dir, "none"), "--app", "com.a"}, "no list of packages at", false},
+		{[]string{"--packages", dir}, "", true},
+		{nil, "", false},
+	} {
+		o, err := parsed(t, c.args...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var said strings.Builder
+		s, err := openOwners(&o, new(ports), nil, slog.New(slog.NewTextHandler(&said, &slog.HandlerOptions{Level: slog.LevelWarn})))
+		if (err != nil) != c.failed {
+			t.Fatalf("%q: %v", c.args, err)
+		}
+		if err == nil {
+			if err := s.Close(); err != nil {
+				t.Error(err)
+			}
+		}
+		if got := said.String(); !strings.Contains(got, c.said) || strings.Count(got, "\n") > 1 || c.said == "" && got != "" {
+			t.Errorf("%q: it says %q", c.args, got)
 		}
 	}
 }

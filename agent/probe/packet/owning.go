@@ -32,6 +32,7 @@ type owning struct {
 	comms    []string // names of processes, or patterns
 	comments commenting
 	packages string // path of the list of apps
+	listed   bool   // the user chose it
 }
 
 func ownerFlags() []cli.Flag {
@@ -87,11 +88,11 @@ func parseOwning(c *cli.Context) (o owning, err error) {
 	default:
 		o.keep = v == "keep"
 	}
-	o.packages = c.String("packages")
+	o.packages, o.listed = c.String("packages"), c.IsSet("packages")
 	switch {
 	case o.packages == "":
 		return o, plugin.Usagef("--packages needs the name of a file")
-	case c.IsSet("packages") && !o.told():
+	case o.listed && !o.told():
 		return o, plugin.Usagef("--packages names apps, and with --comments none nobody asks for one")
 	}
 	return o, nil
