@@ -36,11 +36,12 @@ type holder struct {
 	life  *life
 	first time.Time // when it was first seen
 	holds bool      // it has had a socket open
+	asked time.Time // when one of its sockets was asked for last
 }
 
 // scan is a look into the descriptors of processes.
 type scan struct {
-	all  bool // of all processes, not only of young ones
+	all  bool // of all processes, not only of young and busy ones
 	done chan struct{}
 }
 
@@ -49,10 +50,12 @@ const (
 	waiting = 20 * time.Millisecond
 	// youth is how long a process is looked at each time: one that lives for milliseconds only has its sockets by then.
 	youth = time.Second
-	// breath is how long after a look at young processes the next one may begin.
+	// busy is how long after one of its sockets was asked for a process is looked at each time, too: it opens more.
+	busy = 10 * time.Second
+	// breath is how long after a look at young and busy processes the next one may begin, at the soonest.
 	breath = 10 * time.Millisecond
-	// share is how many times as long as a look at all processes took none may begin behind it: it costs a large phone
-	// some tenths of a second of one processor.
+	// share is how many times as long as a look took none may begin behind it: one at all processes costs a large phone some
+	// tenths of a second of one processor.
 	share = 4
 	// doubt is how long a socket that nobody has is not looked for again: one that is on its way to another process.
 	doubt = time.Second
@@ -71,7 +74,7 @@ func newSockets() sockets {
 //
 // An inode that is not known yet is looked for in the descriptors of all processes, which goes on in the background where it
 // takes longer than 20 ms, the longest that a caller waits: then it is nil, or not all of them, and to be asked for again. It
-// is nil at once where the last look was just now (100 ms, for young processes 10 ms), and for a second where nobody was found.
+// is nil at once where the last look was just now (100 ms, for young and busy processes 10 ms), and for a second where nobody was found.
 func (t *Table) OfInode(inode uint32) []Process {
 	s := &t.sockets
 	if inode == 0 { // that of a socket that nobody has open
@@ -131,6 +134,9 @@ func (t *Table) holders(inode uint32) []Process {
 	}
 	found := make([]Process, len(lives))
 	for i, l := range lives {
+		if h := s.procs[l.PID]; h != nil && h.life == l {
+			h.asked = t.now()
+		}
 		if l.due(t.now()) {
 			t.proc.look(l)
 		}
@@ -174,8 +180,9 @@ func (t *Table) look(run *scan, begun time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now := t.now()
-	s.scan, s.quick = nil, now.Add(breath)
+	s.scan, s.quick = nil, now.Add(max(breath, share*now.Sub(begun)))
 	if run.all {
+		s.quick = now.Add(breath)
 		s.full = now.Add(max(patience, share*now.Sub(begun)))
 		s.replace()
 	}
@@ -183,7 +190,7 @@ func (t *Table) look(run *scan, begun time.Time) {
 }
 
 // order forgets the processes that are gone, and returns those to look at: those that came last first, since they may be
-// gone soon, then those that have had sockets.
+// gone soon, or are busy, then those that have had sockets.
 func (s *sockets) order(pids []int, all bool, now time.Time) []int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -202,7 +209,7 @@ func (s *sockets) order(pids []int, all bool, now time.Time) []int {
 	var ranks [3][]int
 	for _, pid := range slices.Backward(pids) { // /proc lists them upwards
 		switch h := procs[pid]; {
-		case now.Sub(h.first) < youth:
+		case now.Sub(h.first) < youth, now.Sub(h.asked) < busy:
 			ranks[0] = append(ranks[0], pid)
 		case !all:
 		case h.holds:

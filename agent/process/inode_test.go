@@ -88,6 +88,27 @@ func TestYoungProcesses(t *testing.T) {
 	equal(t, "of the old one, later", []Process{{20, "old", "old"}}, table.OfInode(501))
 }
 
+// A process whose sockets are asked for opens others: it is looked at between looks at all processes, too.
+func TestBusyProcesses(t *testing.T) {
+	f := fake(t.TempDir())
+	f.process(t, 20, 1, "idle", "idle\x00", "/")
+	f.process(t, 30, 1, "busy", "busy\x00", "/")
+	f.hold(t, 30, 3, "socket:[500]")
+	table, clock := open(t, Options{Proc: string(f)})
+	it := []Process{{30, "busy", "busy"}}
+	equal(t, "the first", it, table.OfInode(500))
+	f.hold(t, 20, 3, "socket:[501]")
+	f.hold(t, 30, 4, "socket:[502]")
+	clock.pass(breath)
+	equal(t, "one of the idle one", []Process(nil), table.OfInode(501))
+	equal(t, "another one", it, table.OfInode(502))
+	clock.pass(busy)
+	equal(t, "when all are looked at", []Process{{20, "idle", "idle"}}, table.OfInode(501))
+	f.hold(t, 30, 5, "socket:[503]")
+	clock.pass(breath)
+	equal(t, "when it was idle, too", []Process(nil), table.OfInode(503))
+}
+
 // A child has its parent's sockets, also those that were asked for before it was there.
 func TestHeir(t *testing.T) {
 	f := fake(t.TempDir())
