@@ -4,6 +4,9 @@ package main
 
 import (
 	"errors"
+	"flag"
+	"fmt"
+	"io"
 	"slices"
 	"strings"
 
@@ -15,10 +18,102 @@ import (
 // errOption marks a command line that names an option wrongly.
 var errOption = errors.New("")
 
+// perform does what a command line asks for: a command of app, or app's own action.
+// cli.App.Run would do as much, but it can print help as well, which takes
+// text/template. A template calls methods by name, so that no exported method of any
+// type could be left out: 1.0 MB on the phone.
+func perform(app *cli.App, argv []string) error {
+	args, err := normalise(argv, app.Flags, app.Commands)
+	if err != nil {
+		return err
+	}
+	c, err := parse(app, nil, app.Flags, args[1:])
+	if err != nil {
+		return err
+	}
+	if c.Bool("help") {
+		_, err := io.WriteString(app.Writer, help(app.Flags, app.Commands))
+		return err
+	}
+	command := app.Command(c.Args().First())
+	if command == nil {
+		return app.Action(c)
+	}
+	if c, err = parse(app, c, optionsOf(command), c.Args().Tail()); err != nil {
+		return err
+	}
+	c.Command = command
+	if c.Bool("help") {
+		_, err := io.WriteString(app.Writer, commandHelp(command))
+		return err
+	}
+	return command.Action(c)
+}
+
+// optionsOf returns the options of a command: its own, and --help.
+func optionsOf(c *cli.Command) []cli.Flag {
+	return append(slices.Clip(c.Flags), &cli.BoolFlag{Name: "help", Aliases: []string{"h"}, Usage: "print this"})
+}
+
+// parse reads the options that args begin with. The context that it returns has them,
+// the words behind them, and the options of parent, which may be nil.
+func parse(app *cli.App, parent *cli.Context, flags []cli.Flag, args []string) (*cli.Context, error) {
+	set := flag.NewFlagSet(app.Name, flag.ContinueOnError)
+	set.SetOutput(io.Discard) // it would print its errors, too
+	for _, f := range flags {
+		if err := f.Apply(set); err != nil {
+			return nil, err
+		}
+	}
+	err := set.Parse(args)
+	if err == nil {
+		err = alias(set, flags)
+	}
+	if err != nil {
+		return nil, plugin.Usagef("%w", err)
+	}
+	return cli.NewContext(app, set, parent), nil
+}
+
+// alias gives what an option was set to by one of its names to the others, as cli
+// does: to a set they are options of their own. A BoolFlag's count relies on it.
+func alias(set *flag.FlagSet, flags []cli.Flag) error {
+	given := map[string]*flag.Flag{}
+	set.Visit(func(f *flag.Flag) { given[f.Name] = f })
+	for _, f := range flags {
+		var by *flag.Flag
+		for _, name := range f.Names() {
+			switch g := given[name]; {
+			case g == nil:
+			case by != nil:
+				return fmt.Errorf("Cannot use two forms of the same flag: %s %s", name, by.Name)
+			default:
+				by = g
+			}
+		}
+		if by == nil {
+			continue
+		}
+		text := by.Value.String()
+		if s, ok := by.Value.(cli.Serializer); ok { // a list, whose String is for readers
+			text = s.Serialize()
+		}
+		for _, name := range f.Names() {
+			if given[name] != nil {
+				continue
+			}
+			if err := set.Set(name, text); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
 // normalise rewrites a command line as tcpdump's users type it (-s0, -nnvi any,
-// -w-) to what urfave/cli takes: each option by itself, each value behind its
+// -w-) to what parse takes: each option by itself, each value behind its
 // option, "--" before the expression. An option behind the first word of the
-// expression is an error: cli would take it for a part of the expression. Where that
+// expression is an error: parse would take it for a part of the expression. Where that
 // word is a command, the rest is the command's.
 func normalise(argv []string, flags []cli.Flag, commands []*cli.Command) ([]string, error) {
 	takesValue := map[string]bool{}

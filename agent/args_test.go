@@ -3,6 +3,7 @@
 package main
 
 import (
+	"fmt"
 	"io"
 	"strings"
 	"testing"
@@ -68,4 +69,83 @@ func TestNormalise(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestPerform holds perform against cli's own App.Run: what an action gets is the same.
+func TestPerform(t *testing.T) {
+	for _, typed := range []string{ // words, split at |
+		"",
+		"udp|port|53",
+		"-c|3|udp",
+		"--count=0x10|-B|1",
+		"-v|-n",
+		"-vvv",
+		"--verbose|--verbose|-nn",
+		"-i|a,b|-i| c ",
+		"--interface|a|--interface=",
+		"--backend=|--duration||",
+		"-U|-p|--|-w",
+		"-i|a|--interface|b", // an error, as all below that have no command
+		"-v|--verbose",
+		"-c|x",
+		"--count|x",
+		"-B|99999999999999999999",
+		"doctor",
+		"-vv|doctor|--json|--btf|a|-b|c|word|--json",
+		"doctor|--json=0|--btf=",
+		"doctor|--|--json",
+		"doctor|--json=x",
+		"doctor|--btf",
+		"doctor|--nope",
+		"doctor|---json",
+		"doctor|-f",
+	} {
+		t.Run(typed, func(t *testing.T) {
+			argv := []string{"agent"}
+			if typed != "" {
+				argv = append(argv, strings.Split(typed, "|")...)
+			}
+			want := performed(func(app *cli.App) error {
+				app.HideHelp, app.HideVersion = true, true
+				app.OnUsageError = func(_ *cli.Context, err error, _ bool) error { return plugin.Usagef("%w", err) }
+				app.Commands[0].OnUsageError = app.OnUsageError
+				app.ExitErrHandler = func(*cli.Context, error) {}
+				args, err := normalise(argv, app.Flags, app.Commands)
+				if err != nil {
+					t.Fatal(err)
+				}
+				return app.Run(args)
+			})
+			if d := cmp.Diff(want, performed(func(app *cli.App) error { return perform(app, argv) })); d != "" {
+				t.Errorf("-cli +perform:\n%s", d)
+			}
+		})
+	}
+}
+
+// performed tells what a command line makes of an app: the action that is called, with all that
+// it sees, or the error.
+func performed(do func(*cli.App) error) string {
+	var seen strings.Builder
+	see := func(name string, flags []cli.Flag) cli.ActionFunc {
+		return func(c *cli.Context) error {
+			fmt.Fprintf(&seen, "%s %q\n", name, c.Args().Slice())
+			for _, f := range flags {
+				for _, n := range f.Names() {
+					fmt.Fprintf(&seen, "%s: %t %v %d %d\n", n, c.IsSet(n), c.Value(n), c.Count(n), len(c.StringSlice(n)))
+				}
+			}
+			return nil
+		}
+	}
+	flags := append(ownFlags(), &cli.StringSliceFlag{Name: "interface", Aliases: []string{"i"}})
+	options := []cli.Flag{&cli.BoolFlag{Name: "json"}, &cli.StringSliceFlag{Name: "btf", Aliases: []string{"b"}}}
+	err := do(&cli.App{
+		Name: "agent", Flags: flags, Action: see("agent", flags), Writer: &seen, ErrWriter: &seen,
+		Commands: []*cli.Command{{Name: "doctor", Flags: options, Action: see("doctor", append(options, flags...))}},
+	})
+	if err != nil {
+		fmt.Fprintf(&seen, "%v, usage %t\n", err, plugin.IsUsage(err))
+	}
+	return seen.String()
 }

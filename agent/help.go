@@ -48,6 +48,19 @@ func help(flags []cli.Flag, commands []*cli.Command) string {
 	return b.String()
 }
 
+// commandHelp describes a command and its options.
+func commandHelp(c *cli.Command) string {
+	var b strings.Builder
+	b.WriteString(wrap("agent "+c.Name+": "+c.Usage, "", 80))
+	fmt.Fprintf(&b, "\n    %s\n\nOptions:\n", strings.TrimSpace("agent "+c.Name+" [options] "+c.ArgsUsage))
+	for _, f := range optionsOf(c) {
+		if doc, ok := f.(cli.DocGenerationFlag); ok {
+			b.WriteString(option(f.Names(), doc))
+		}
+	}
+	return b.String()
+}
+
 // option describes one option: "  -i, --interface IF" and, indented, what it does.
 func option(names []string, doc cli.DocGenerationFlag) string {
 	var spelled []string

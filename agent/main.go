@@ -26,27 +26,17 @@ func main() {
 
 // run is the whole program; it returns the exit code.
 func run(argv []string, stdout, stderr io.Writer) int {
-	app := newApp(stdout, stderr)
-	args, err := normalise(argv, app.Flags, app.Commands)
-	if err == nil {
-		err = app.Run(args)
-	}
-	return report(stderr, err)
+	return report(stderr, perform(newApp(stdout, stderr), argv))
 }
 
 func newApp(stdout, stderr io.Writer) *cli.App {
 	app := &cli.App{
-		Name:        "agent",
-		Flags:       ownFlags(),
-		HideVersion: true,
-		HideHelp:    true, // as an option of its own: ours stands with the others
-		Writer:      stdout,
-		ErrWriter:   stderr,
-		Action:      action,
-		Commands:    []*cli.Command{doctorCommand()},
-		// Without this it would print the help and call os.Exit itself.
-		OnUsageError:   func(_ *cli.Context, err error, _ bool) error { return plugin.Usagef("%w", err) },
-		ExitErrHandler: func(*cli.Context, error) {},
+		Name:      "agent",
+		Flags:     ownFlags(),
+		Writer:    stdout,
+		ErrWriter: stderr,
+		Action:    action,
+		Commands:  []*cli.Command{doctorCommand()},
 	}
 	for _, p := range plugin.Probes() {
 		app.Flags = append(app.Flags, p.Flags...)
@@ -55,11 +45,6 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 	for _, o := range plugin.Outputs() {
 		app.Flags = append(app.Flags, o.Flags...)
 	}
-	for _, c := range app.Commands {
-		c.OnUsageError = app.OnUsageError
-		c.HideHelpCommand = true
-	}
-	app.CustomAppHelpTemplate = help(app.Flags, app.Commands) // a template without actions: printed as it is
 	return app
 }
 

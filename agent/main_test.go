@@ -14,11 +14,7 @@ import (
 func runAs(action cli.ActionFunc) {
 	app := newApp(os.Stdout, os.Stderr)
 	app.Action = action
-	args, err := normalise(os.Args, app.Flags, app.Commands)
-	if err == nil {
-		err = app.Run(args)
-	}
-	os.Exit(report(os.Stderr, err))
+	os.Exit(report(os.Stderr, perform(app, os.Args)))
 }
 
 // TestMain puts an "agent" in front of PATH that is this test's own binary: what runs is the code under test.

@@ -39,7 +39,8 @@ const (
 // bpf/obj/<Name>.<variant>.o.
 type Probe struct {
 	Name, Usage string
-	Flags       []cli.Flag
+	// Flags are options. Their Required and Action do nothing here: New looks at the values.
+	Flags []cli.Flag
 	// Needs are what the kernel must offer. Where it does not, the probe is left out,
 	// unless one of its flags was given: then it is an error.
 	Needs []plan.Need
@@ -47,7 +48,8 @@ type Probe struct {
 	// whether they did. It may be nil.
 	Instead func(*cli.Context) (bool, error)
 	// Commands are what the first word of the command line may be in place of an
-	// expression; none may be a word of pcap-filter.
+	// expression; none may be a word of pcap-filter. They have Flags and an Action; what
+	// else cli would do for a command (Before, After, Subcommands) is not done here.
 	Commands []*cli.Command
 	// New makes the source for one capture from its flags, without touching
 	// the kernel. It returns nil, nil when the flags did not ask for the probe.

@@ -211,6 +211,13 @@ func (s *settler) find(a *asked) owner.Answer {
 	if !a.found {
 		a.found, a.answer = true, owner.Answer{UID: pcapng.UIDUnknown, Other: pcapng.UIDNone}
 		if s.finder != nil {
+			// The age counts from now: what was asked before in this batch has taken its time, and the finder has a clock of its own.
+			a.Age = s.now().Sub(time.Unix(0, a.p.Time)).Abs()
+			if a.Age > longest {
+				// A packet socket tells the time that stands in the skb, which may be the sender's, of another clock
+				// (net/packet/af_packet.c tpacket_get_timestamp): so from the TCP peer on mac80211_hwsim, 5.10.
+				a.Age = owner.Patience
+			}
 			a.answer = s.finder.Find(a.Question)
 		}
 	}
