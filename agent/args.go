@@ -43,7 +43,8 @@ func perform(app *cli.App, argv []string) error {
 		return err
 	}
 	c.Command = command
-	if c.Bool("help") {
+	words := c.Args().Slice() // options behind them are left to the command
+	if c.Bool("help") || slices.Contains(words, "--help") || slices.Contains(words, "-h") {
 		_, err := io.WriteString(app.Writer, commandHelp(command))
 		return err
 	}

@@ -110,6 +110,16 @@ func TestPluginAdded(t *testing.T) {
 	}
 }
 
+// TestCommandHelp has --help print a command's help wherever it stands, as options of commands may.
+func TestCommandHelp(t *testing.T) {
+	for _, args := range [][]string{{"--help"}, {"com.example", "--help"}, {"com.example", "-h"}} {
+		stdout, stderr, code := runs(t, append([]string{"agent", "apps"}, args...)...)
+		if code != 0 || stderr != "" || !strings.Contains(stdout, "agent apps [options] [PATTERN]") {
+			t.Errorf("%q: code %d, %q, says %q", args, code, stdout, stderr)
+		}
+	}
+}
+
 // TestHelp names every option, in lines that a terminal holds.
 func TestHelp(t *testing.T) {
 	help, stderr, code := runs(t, "agent", "--help")

@@ -44,7 +44,7 @@ func command(netd []string) *cli.Command {
 // request is what the command line asks for.
 type request struct {
 	pattern, packages string
-	json, help        bool
+	json              bool
 }
 
 // arguments reads the options behind the pattern, too, where cli takes them for words.
@@ -53,8 +53,6 @@ func arguments(c *cli.Context) (r request, err error) {
 	for words := c.Args().Slice(); len(words) > 0; words = words[1:] {
 		name, value, hasValue := strings.Cut(words[0], "=")
 		switch {
-		case words[0] == "--help", words[0] == "-h":
-			r.help = true
 		case words[0] == "--json":
 			r.json = true
 		case name == "--json" && hasValue:
@@ -85,9 +83,6 @@ func list(c *cli.Context, netd []string) error {
 	asked, err := arguments(c)
 	if err != nil {
 		return err
-	}
-	if asked.help {
-		return cli.ShowSubcommandHelp(c)
 	}
 	warn := func(text string) { fmt.Fprintln(c.App.ErrWriter, text) }
 	p, skipped, err := load(asked.packages)

@@ -266,11 +266,6 @@ func TestAppsErrors(t *testing.T) {
 			t.Errorf("%s: %v, want %s", c.rule, err, c.want)
 		}
 	}
-	for _, args := range [][]string{{"--help"}, {"com.example", "--help"}, {"com.example", "-h"}} {
-		if stdout, _, err := run(nil, args...); err != nil || !strings.Contains(stdout, "[PATTERN]") {
-			t.Errorf("%q: %q, %v", args, stdout, err)
-		}
-	}
 	s := nettest.NewSpace(t)
 	sockets(t, s, 10123, 1)
 	s.Must(t, func() error {
