@@ -30,6 +30,8 @@ func TestOwnerLive(t *testing.T) {
 				t.Run("closed ports", l.closed)
 				t.Run("pings", l.pings)
 				t.Run("fragments", l.fragments)
+				t.Run("a translated address", l.translated)
+				t.Run("a packet in a packet", l.carried)
 			})
 		}
 	}
@@ -256,4 +258,53 @@ func (l live) fragments(t *testing.T) {
 		out, in = "out 44", "in 44"
 	}
 	l.check(t, l.until(t, in, 3), map[string]uids{out: all(uid), in: all(uid)})
+}
+
+// translated has TCP in the midst of a connection whose socket has another address, as behind clat.
+func (l live) translated(t *testing.T) {
+	l.enter(t)
+	const uid, near, far = 10208, 5100, 7500
+	b := make([]byte, 20)
+	binary.BigEndian.PutUint16(b, near)
+	binary.BigEndian.PutUint16(b[2:], far)
+	b[12], b[13] = 0x50, ack
+	l.sendFor(t, uid, tcp, b)
+	l.check(t, l.until(t, "out TCP", 1), map[string]uids{"out TCP": all(uid)})
+	l.as(t, l.far, 0, func() error { return segment(t, l.family, far, near, ack) })
+	l.check(t, l.until(t, "out RST", 1), map[string]uids{"in TCP": all(uid), "out RST": all(uid)})
+}
+
+// carried has UDP with the socket of a packet that it carries, as a tunnel's has: what comes back may carry another app's. Without
+// skb->sk, 5.1, that cannot be told; where sockets are looked up a tunnel's is found, which is not here.
+func (l live) carried(t *testing.T) {
+	l.enter(t)
+	const uid, near, far = 10209, 5101, 7501
+	datagram := func(from, to uint16) []byte {
+		b := make([]byte, 8)
+		binary.BigEndian.PutUint16(b, from)
+		binary.BigEndian.PutUint16(b[2:], to)
+		b[5], b[7] = 8, 1 // a wrong checksum: nobody answers
+		return b
+	}
+	l.sendFor(t, uid, udp, datagram(near, far))
+	l.check(t, l.until(t, "out UDP", 1), map[string]uids{"out UDP": all(uid)})
+	l.as(t, l.far, 0, func() error { return sendRaw(t, l.family, udp, datagram(far, near)) })
+	l.check(t, l.until(t, "in UDP", 1), map[string]uids{"in UDP": {uid, await, uid}})
+}
+
+// sendFor sends to the far machine from a raw socket that was given to a user.
+func (l live) sendFor(t *testing.T, uid, protocol int, b []byte) {
+	t.Helper()
+	domain := unix.AF_INET
+	if l.family == "IPv6" {
+		domain = unix.AF_INET6
+	}
+	fd, err := unix.Socket(domain, unix.SOCK_RAW|unix.SOCK_CLOEXEC, protocol)
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = errors.Join(unix.Fchown(fd, uid, -1), unix.Sendto(fd, b, 0, address(t, domain, farAddr[l.family], 0)), unix.Close(fd))
+	if err != nil {
+		t.Fatal(err)
+	}
 }

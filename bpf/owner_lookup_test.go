@@ -180,7 +180,8 @@ func TestOwnerByLookup(t *testing.T) {
 		{"IPv6 multicast", any6, "l2_ingress", incoming("ff02::fb", udp, 0), app},
 		{"behind a VLAN tag", any4, "l2_ingress", tagged(incoming("10.0.0.1", udp, 0)), app},
 		{"without an Ethernet header", any4, "l3_ingress", incoming("10.0.0.1", udp, 0)[14:], app},
-		{"IPv6 without an Ethernet header", listen6, "l3_ingress", incoming("2001:db8::1", tcp, syn)[14:], app},
+		// BPF_PROG_TEST_RUN takes the start of the IP header for another card's address.
+		{"IPv6 without an Ethernet header", socket{unix.AF_INET6, unix.SOCK_STREAM, "2001:db8::1", "", "", 0}, "l3_ingress", incoming("2001:db8::1", tcp, syn)[14:], app},
 		{"forwarded, and the socket is of an address", socket{unix.AF_INET, unix.SOCK_DGRAM, "10.0.0.1", "", "", 0}, "l2_ingress", incoming("198.51.100.1", udp, 0), none},
 	} {
 		for _, forwarding := range []bool{false, true} {
@@ -218,6 +219,24 @@ func TestOwnerByLookup(t *testing.T) {
 				t.Errorf("uid is %#x", got.UID)
 			}
 		})
+	}
+}
+
+// TestOwnerOfAnotherMachine has a packet for another card, which comes by on an interface that was made promiscuous.
+func TestOwnerOfAnotherMachine(t *testing.T) {
+	needRoot(t)
+	s := newSpace(t, 65536)
+	s.configure(t)
+	lookup := tiers[2]
+	o := start(t, lookup.object, config{settings: lookup.offsets(t, settings{Snaplen: 64, Directions: both, Owner: tell}), interfaces: []uint32{0, s.other}})
+	socket{unix.AF_INET, unix.SOCK_DGRAM, "0.0.0.0", "", "", 0}.open(t, app)
+	packet := incoming("198.51.100.1", udp, 0)
+	packet[0] = 2
+	for _, on := range []bool{false, true} {
+		forward(t, on)
+		if got := o.ownerOf(t, "l2_ingress", s.other, packet); got.UID != none {
+			t.Errorf("forwarding %v: uid is %#x", on, got.UID)
+		}
 	}
 }
 

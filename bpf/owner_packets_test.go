@@ -125,5 +125,6 @@ func hex(b []byte) []byte { return hexadecimal.AppendEncode(nil, b) }
 
 // ethernet puts an Ethernet header with types, the last being the payload's, before a packet.
 func ethernet(packet []byte, types ...[]byte) []byte {
-	return slices.Concat(make([]byte, 12), slices.Concat(types...), packet)
+	toAll := []byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0, 0, 0}
+	return slices.Concat(toAll, slices.Concat(types...), packet)
 }

@@ -7,6 +7,7 @@
 #define DROIDTAP_LOOKUP_H
 
 #include "head.h"
+#include <linux/if_packet.h>
 
 #define AF_INET	 2
 #define AF_INET6 10
@@ -66,7 +67,8 @@ static __always_inline void sock_owner(struct bpf_sock *sk, struct whose *w)
 
 /*
  * Whether a packet to f->local is for this machine. Only a socket of the any
- * address is found for one that is forwarded, and only there it is asked.
+ * address is found for one that is forwarded, and only there it is asked. One for
+ * another machine's card comes by where somebody made ours promiscuous.
  */
 static __always_inline bool is_local(struct __sk_buff *skb, const struct flow *f,
 				     struct bpf_sock *sk)
@@ -91,16 +93,18 @@ static __always_inline bool is_local(struct __sk_buff *skb, const struct flow *f
 		copy_addr((struct in6_addr *)to.ipv6_dst, &f->local);
 	}
 	answer = bpf_fib_lookup(skb, &to, sizeof(to), 0);
-	return answer < 0 || answer == BPF_FIB_LKUP_RET_NOT_FWDED ||
-	       answer == BPF_FIB_LKUP_RET_FWD_DISABLED;
+	if (answer == BPF_FIB_LKUP_RET_FWD_DISABLED)
+		return skb->pkt_type != PACKET_OTHERHOST;
+	return answer < 0 || answer == BPF_FIB_LKUP_RET_NOT_FWDED;
 }
 
-/* Looks up the socket of a TCP or UDP flow; false: there is none. */
+/* Looks up the socket of a TCP or UDP flow; false: there is none for what this machine gets. */
 static __always_inline bool look_up(struct __sk_buff *skb, const struct flow *f, struct whose *w)
 {
 	struct bpf_sock_tuple t = {};
 	__u32 size = sizeof(t.ipv4);
 	struct bpf_sock *sk;
+	bool local;
 
 	if (is_v4(&f->local)) {
 		t.ipv4.saddr = f->remote.s6_addr32[3];
@@ -120,11 +124,11 @@ static __always_inline bool look_up(struct __sk_buff *skb, const struct flow *f,
 		sk = bpf_sk_lookup_udp(skb, &t, size, BPF_F_CURRENT_NETNS, 0);
 	if (!sk)
 		return false;
-	w->uid = UID_NONE;
-	if (is_local(skb, f, sk))
+	local = is_local(skb, f, sk);
+	if (local)
 		sock_owner(sk, w);
 	bpf_sk_release(sk);
-	return true;
+	return local;
 }
 
 #endif

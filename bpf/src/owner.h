@@ -231,6 +231,44 @@ static __always_inline struct recent *place(const struct flow *f)
 	return bpf_map_lookup_elem(&recent, &at);
 }
 
+/* The socket of a packet that leaves, if it has an address and a port. */
+static __always_inline struct bpf_sock *ip_sock(struct __sk_buff *skb)
+{
+	struct bpf_sock *sk = SK_LOOKUP ? skb->sk : NULL;
+
+	return sk && (sk->family == AF_INET || sk->family == AF_INET6) ? sk : NULL;
+}
+
+/*
+ * Whether the address of a packet's socket was translated on its way, as clat
+ * does: no socket is found for what comes back.
+ */
+static __always_inline bool is_translated(struct __sk_buff *skb, const struct flow *f)
+{
+	struct bpf_sock *sk = ip_sock(skb);
+	__u32 v4, v6;
+
+	if (!sk)
+		return false;
+	v4 = sk->src_ip4;
+	v6 = sk->src_ip6[3];
+	/* Each is read from its place: the verifier takes no sum of the pointer. */
+	asm volatile("" : "+r"(v4), "+r"(v6));
+	return f->local.s6_addr32[3] != (is_v4(&f->local) ? v4 : v6);
+}
+
+/*
+ * Whether a packet carries another one, whose socket it has: IPsec's and others'
+ * tunnels in UDP, in which many apps' packets have one flow. Where sockets are
+ * looked up the tunnel's is found.
+ */
+static __always_inline bool carries(struct __sk_buff *skb, const struct flow *f)
+{
+	struct bpf_sock *sk = looks_up() ? NULL : ip_sock(skb);
+
+	return sk && sk->src_port && sk->src_port != bpf_ntohs(f->local_port);
+}
+
 /*
  * Learns whose a flow is. A connection's first packets and its last ones do where
  * sockets are looked up, for what comes in when the socket is gone. On the
@@ -241,11 +279,15 @@ static __always_inline void learn(struct __sk_buff *skb, const struct head *h,
 {
 	struct owner new = {.uid = w->uid, .cgroup = w->cgroup}, *old;
 	struct recent *r = NULL;
+
 	if (h->flow.protocol == IPPROTO_TCP) {
 		if (looks_up() && !(h->flags & (TCP_SYN | TCP_FIN | TCP_RST)) &&
-		    skb->ifindex != LOOPBACK_IFINDEX)
+		    skb->ifindex != LOOPBACK_IFINDEX && !is_translated(skb, &h->flow))
 			return;
-	} else if (h->flow.protocol != IPPROTO_UDP && h->kind != REQUEST) {
+	} else if (h->flow.protocol == IPPROTO_UDP) {
+		if (carries(skb, &h->flow))
+			return;
+	} else if (h->kind != REQUEST) {
 		return;
 	}
 	new.jiffies = ticks();
@@ -282,21 +324,23 @@ static __always_inline void learn(struct __sk_buff *skb, const struct head *h,
  */
 static __always_inline bool is_midst(struct __sk_buff *skb, __u32 off)
 {
+	struct bpf_sock *sk = skb->sk;
 	void *end = (void *)(long)skb->data_end;
 	void *at = direct((void *)(long)skb->data, off);
 	const struct ipv6hdr *ip6 = at;
 	const struct iphdr *ip = at;
 	__u8 flags;
 
-	if (at + sizeof(*ip) + 14 > end)
+	if (!sk || at + sizeof(*ip) + 14 > end)
 		return false;
 	if (*(__u8 *)at == 0x45) {
-		if (ip->protocol != IPPROTO_TCP || ip->frag_off & bpf_htons(IP_MF | IP_OFFSET))
+		if (ip->protocol != IPPROTO_TCP || ip->frag_off & bpf_htons(IP_MF | IP_OFFSET) ||
+		    sk->src_ip4 != ip->saddr)
 			return false;
 		flags = *(__u8 *)(at + sizeof(*ip) + 13);
 	} else {
 		if (at + sizeof(*ip6) + 14 > end || *(__u8 *)at >> 4 != 6 ||
-		    ip6->nexthdr != IPPROTO_TCP)
+		    ip6->nexthdr != IPPROTO_TCP || sk->src_ip6[3] != ip6->saddr.s6_addr32[3])
 			return false;
 		flags = *(__u8 *)(at + sizeof(*ip6) + 13);
 	}
