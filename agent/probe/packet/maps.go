@@ -100,7 +100,7 @@ func (s *source) setOwners(set *settings, spec *ebpf.CollectionSpec, t plugin.Ta
 		return
 	}
 	set.SockUID, set.SockCgroup, set.CgroupNode, set.NodeID = t.Types.SockUID, t.Types.SockCgroup, t.Types.CgroupNode, t.Types.NodeID
-	s.lookup = set.SockUID != 0 && spec.Maps["events"].Type == ebpf.RingBuf // the object for 5.8 and later looks up
+	s.lookup.Store(set.SockUID != 0 && spec.Maps["events"].Type == ebpf.RingBuf) // the object for 5.8 and later looks up
 }
 
 // dropUnused removes the maps that no program uses, the largest of which would hold records.

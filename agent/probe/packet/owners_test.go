@@ -7,6 +7,7 @@ import (
 	"maps"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/cilium/ebpf"
@@ -162,8 +163,8 @@ func TestSetOwners(t *testing.T) {
 				if n := spec.Maps["shared_flows"].MaxEntries; (n == large) != o.told() || n != large && n != 1 {
 					t.Errorf("room for %d flows", n)
 				}
-				if s.lookup != (o.told() && variant == plan.Ring) {
-					t.Errorf("lookup: %t", s.lookup)
+				if s.lookup.Load() != (o.told() && variant == plan.Ring) {
+					t.Errorf("lookup: %t", s.lookup.Load())
 				}
 			})
 		}
@@ -206,4 +207,27 @@ func TestUnattributed(t *testing.T) {
 			t.Errorf("%q and %q, want %q", c.Interfaces[0].Comment, c.Interfaces[1].Comment, want)
 		}
 	}
+}
+
+// TestFillMapsTogether prepares programs for a new expression while the keeper does so for an interface that came: for the race
+// detector.
+func TestFillMapsTogether(t *testing.T) {
+	s := &source{options: options{owning: owning{comments: commentAll}}}
+	var specs []*ebpf.CollectionSpec
+	for range 2 {
+		spec, err := bpf.Open("packet", string(plan.Ring))
+		if err != nil {
+			t.Fatal(err)
+		}
+		specs = append(specs, spec)
+	}
+	var run sync.WaitGroup
+	for _, spec := range specs {
+		run.Go(func() {
+			if err := s.fillMaps(spec, plugin.Target{}, 1); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	run.Wait()
 }

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"sync"
+	"sync/atomic"
 
 	"github.com/cilium/ebpf"
 	"github.com/urfave/cli/v2"
@@ -47,7 +48,7 @@ type source struct {
 	programs    map[string]*ebpf.Program // by name, loaded and not closed
 	owners      *owners                  // nil: nobody is told whose packets are
 	settler     *settler                 // of the classifiers' ring
-	lookup      bool                     // the programs look up the sockets of what comes in
+	lookup      atomic.Bool              // the programs look up the sockets of what comes in
 	interfaces  *ebpf.Map                // of the programs: what they count
 	changes     int                      // of taps
 }

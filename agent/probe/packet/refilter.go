@@ -168,7 +168,7 @@ func (s *source) sayOwners(used map[point]bool, log *slog.Logger) {
 	}
 	if used[ingress] || used[egress] {
 		how := "by its flow, which the programs learn from what leaves, else the kernel is asked afterwards (sock_diag)"
-		if s.lookup {
+		if s.lookup.Load() {
 			how = "by the socket that the kernel looks up for it"
 		}
 		log.Info("the owner of a packet that leaves is known by its socket, of one that comes in " + how)
