@@ -207,10 +207,7 @@ static __noinline int parse(struct __sk_buff *skb, __u32 off, struct head *h)
 		at = copy;
 	}
 	h->id = 0;
-	h->part = WHOLE;
-	h->flags = 0;
-	h->kind = OTHER;
-	h->version = *(__u8 *)at >> 4;
+	*(__u32 *)&h->version = *(__u8 *)at >> 4; /* part, flags and kind: WHOLE, none, OTHER */
 	*(__u32 *)&h->flow.local_port = 0;
 	*(__u32 *)&h->flow.protocol = 0;
 	if (h->version == 4) {

@@ -99,8 +99,9 @@ struct recent {
 
 /*
  * Spares most packets the large map and the clock. Flows that meet in an entry
- * push each other out. Processors share it: it is seldom written, an entry of an
- * array is found without a call, and one that is half written is of no flow.
+ * push each other out. Processors share it: it is seldom written, and an entry of
+ * an array is found without a call. A flow is learnt before it is written here, so
+ * one that two have half written says nothing wrong.
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);

@@ -27,6 +27,8 @@ type owners struct {
 	book      book            // nil: it cannot be read
 	uids      *ebpf.Map       // of the programs; nil: they filter by none
 	filled    map[uint32]bool // what uids holds
+	verdicts  *ebpf.Map       // what the programs remember of uids
+	known     verdicts        // what was written there last
 	view      atomic.Pointer[view]
 	now       func() time.Time
 	log       *slog.Logger
@@ -92,7 +94,7 @@ func openOwners(o *owning, p *ports, shared map[string]*ebpf.Map, log *slog.Logg
 		return nil, err
 	}
 	if o.byOwner() {
-		s.uids, s.filled = shared["uids"], map[uint32]bool{}
+		s.uids, s.verdicts, s.filled = shared["uids"], shared["verdicts"], map[uint32]bool{}
 	}
 	return s, s.follow()
 }
@@ -118,11 +120,21 @@ func (s *owners) follow() error {
 	return err
 }
 
-// fill puts rules into the programs' map of uids. What is wanted comes before what is not any more goes.
+// fill has the programs filter by rules, and forget what they remember of those before.
 func (s *owners) fill(rules apps.Rules) error {
 	if s.uids == nil {
 		return nil
 	}
+	err := s.put(rules)
+	s.known.Generation = (s.known.Generation + 2) % (1 << 32)
+	if e := s.verdicts.Put(uint32(0), &s.known); e != nil {
+		err = errors.Join(err, fmt.Errorf("have the programs forget the user ids from before: %w", e))
+	}
+	return err
+}
+
+// put puts rules into the programs' map of uids. What is wanted comes before what is not any more goes.
+func (s *owners) put(rules apps.Rules) error {
 	for uid, pass := range rules.Of {
 		if was, there := s.filled[uid]; there && was == pass {
 			continue

@@ -3,6 +3,8 @@
 package packet
 
 import (
+	"encoding/binary"
+	"errors"
 	"log/slog"
 	"maps"
 	"strings"
@@ -28,8 +30,13 @@ func TestFollowApps(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer m.Close()
+	remembered, err := ebpf.NewMap(&ebpf.MapSpec{Type: ebpf.Array, KeySize: 4, ValueSize: uint32(binary.Size(verdicts{})), MaxEntries: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer remembered.Close()
 	w := &oracle{}
-	s := &owners{owning: &owning{}, book: w, uids: m, filled: map[uint32]bool{}, log: slog.New(slog.DiscardHandler)}
+	s := &owners{owning: &owning{}, book: w, uids: m, verdicts: remembered, filled: map[uint32]bool{}, log: slog.New(slog.DiscardHandler)}
 	for _, step := range []struct {
 		rule string
 		of   map[uint32]bool
@@ -42,7 +49,16 @@ func TestFollowApps(t *testing.T) {
 		{"there are too many", map[uint32]bool{1: true, 2: true, 3: true, 4: true}, "have the programs filter by user id"},
 	} {
 		w.rules = apps.Rules{Of: step.of}
-		switch err := s.follow(); {
+		var before, after verdicts
+		err := errors.Join(remembered.Lookup(uint32(0), &before), remembered.Put(uint32(0), &verdicts{before.Generation, [256]uint64{7: 1}}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		err = s.follow()
+		if e := remembered.Lookup(uint32(0), &after); e != nil || after != (verdicts{Generation: before.Generation + 2}) {
+			t.Errorf("%s: the programs remember %+v, %v", step.rule, after, e)
+		}
+		switch {
 		case step.err == "" && err != nil:
 			t.Fatalf("%s: %v", step.rule, err)
 		case step.err != "":
