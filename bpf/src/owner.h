@@ -26,7 +26,7 @@ struct owner {
 	__u32 uid;
 	__u32 jiffies; /* when it was learnt last, for this file only; 0: unknown */
 	__u64 cgroup;  /* 0: unknown */
-	__u64 seen;    /* when it was learnt last, ns of the monotonic clock */
+	__u64 seen;    /* when it was learnt last, ns of the records' clock */
 	__u64 born;    /* when a SYN of ours began it, the same; 0: it was there before */
 };
 
@@ -57,7 +57,7 @@ struct ports {
 	__u8 protocol;
 	__u8 kind; /* enum kind */
 	__u8 pad[2];
-	__u64 seen; /* ns of the monotonic clock */
+	__u64 seen; /* ns of the records' clock */
 };
 
 /* When it is full the one that was asked for least lately goes: its later fragments are unknown. */
@@ -76,7 +76,7 @@ struct port {
 };
 
 /*
- * When a UDP socket of a port was closed, ns of the monotonic clock. What was
+ * When a UDP socket of a port was closed, ns of the records' clock. What was
  * learnt before is the owner of nothing any more: another may have the port. The
  * agent writes it. A port that is pushed out ages like the others.
  */
@@ -118,7 +118,7 @@ static __noinline int join(struct head *h)
 {
 	struct fragment key = {.id = h->id, .version = h->version};
 	struct ports value = {}, *first;
-	__u64 now = bpf_ktime_get_ns();
+	__u64 now = bpf_ktime_get_boot_ns();
 
 	copy_addr(&key.src, &h->flow.local);
 	copy_addr(&key.dst, &h->flow.remote);
@@ -151,22 +151,22 @@ static __always_inline __u32 ticks(void)
 
 /* Whether an owner was learnt within some seconds. The clock is asked only where ticks do not tell.
  */
-static __always_inline bool is_fresh(const struct owner *o, __u64 limit)
+static __always_inline bool is_fresh(const struct owner *o, __u64 limit, struct whose *w)
 {
 	if (JIFFIES && o->jiffies && ticks() - o->jiffies < 6000) /* a minute at most */
 		return true;
-	return bpf_ktime_get_ns() <= o->seen + limit;
+	return now(w) <= o->seen + limit;
 }
 
 /* The owner of a flow that was learnt, NULL if that is too long ago. */
-static __always_inline struct owner *learnt(const struct flow *f)
+static __always_inline struct owner *learnt(const struct flow *f, struct whose *w)
 {
 	struct owner *o = bpf_map_lookup_elem(&shared_flows, f);
 	__u64 limit = f->protocol == IPPROTO_TCP ? 120 * SECOND : 60 * SECOND;
 	struct port port = {.protocol = f->protocol, .port = f->local_port};
 	__u64 *closed;
 
-	if (!o || !is_fresh(o, limit))
+	if (!o || !is_fresh(o, limit, w))
 		return NULL;
 	/* Where the lookup found no socket, the port is nobody else's. */
 	if (f->protocol == IPPROTO_UDP && !looks_up()) {
@@ -192,7 +192,7 @@ static __noinline int find(struct __sk_buff *skb, const struct flow *f, struct w
 	if (looks_up() && has_ports(f->protocol) && look_up(skb, f, w))
 		return 0;
 	if (!begins)
-		o = learnt(f);
+		o = learnt(f, w);
 	if (o) {
 		w->uid = o->uid;
 		w->cgroup = o->cgroup;
@@ -242,8 +242,7 @@ static __always_inline bool is_recent(const struct recent *r, const __u64 *f, co
  * sockets are looked up, for what comes in when the socket is gone. On the
  * loopback interface all do: there the sender is asked for, too.
  */
-static __always_inline void learn(struct __sk_buff *skb, const struct head *h,
-				  const struct whose *w)
+static __always_inline void learn(struct __sk_buff *skb, const struct head *h, struct whose *w)
 {
 	struct owner new = {.uid = w->uid, .cgroup = w->cgroup}, *old;
 	struct recent *r = NULL;
@@ -260,7 +259,7 @@ static __always_inline void learn(struct __sk_buff *skb, const struct head *h,
 	if (r && !(h->flags & TCP_SYN) && is_recent(r, (const __u64 *)&h->flow, w))
 		return;
 	old = bpf_map_lookup_elem(&shared_flows, &h->flow);
-	new.seen = bpf_ktime_get_ns();
+	new.seen = now(w);
 	if (h->flags & TCP_SYN)
 		new.born = new.seen;
 	else if (old)
@@ -331,7 +330,7 @@ static __noinline int owner_out(struct __sk_buff *skb, __u32 ip, struct whose *w
 	} else if (!has_ports(h.flow.protocol)) {
 		return 0;
 	}
-	o = learnt(&h.flow);
+	o = learnt(&h.flow, w);
 	if (o) {
 		w->uid = o->uid;
 		w->cgroup = o->cgroup;

@@ -138,11 +138,11 @@ static __always_inline bool prefers(const volatile struct settings *s, __u32 rec
 	return KNOWN(sender) ? !KNOWN(receiver) : receiver == UID_NONE;
 }
 
-static __always_inline void record(struct __sk_buff *skb, struct counts *c, const struct whose *w,
+static __always_inline void record(struct __sk_buff *skb, struct counts *c, struct whose *w,
 				   enum direction direction, __u32 snaplen)
 {
 	struct event e = {
-		.time = bpf_ktime_get_boot_ns(),
+		.time = now(w),
 		.cgroup = w->cgroup,
 		.ifindex = skb->ifindex,
 		.len = skb->len,
