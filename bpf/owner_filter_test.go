@@ -63,6 +63,49 @@ func TestOwnerFilter(t *testing.T) {
 	}
 }
 
+// TestVerdicts changes who is asked for: what was remembered of a uid holds until the generation is another.
+func TestVerdicts(t *testing.T) {
+	const meets = app + 256 // the same word
+	in := in4(tcp, tcpHead(false, ack))
+	forTiers(t, func(t *testing.T, tier tier, s space) {
+		set := tier.offsets(t, settings{Snaplen: 64, Directions: both, Owner: byOwner})
+		o := start(t, tier.object, config{settings: set, interfaces: []uint32{0, s.other}, verdicts: map[uint32]uint8{app: 0, meets: 1}})
+		generation := uint64(0)
+		for _, step := range []struct {
+			rule    string
+			uid     uint32
+			changes map[uint32]uint8
+			forgets bool
+			records int
+		}{
+			{"it is not asked for", app, nil, false, 0},
+			{"another in its word is", meets, nil, false, 1},
+			{"and the first is not yet", app, nil, false, 0},
+			{"it is, but nobody says so", app, map[uint32]uint8{app: 1}, false, 0},
+			{"it is", app, nil, true, 1},
+			{"and from memory", app, nil, false, 1},
+			{"it is not any more", app, map[uint32]uint8{app: 0}, true, 0},
+		} {
+			for uid, verdict := range step.changes {
+				if err := o.Maps["uids"].Put(uid, verdict); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if step.forgets {
+				generation += 2
+				if err := o.Maps["verdicts"].Put(uint32(0), append([]uint64{generation}, make([]uint64, 256)...)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			o.remember(t, past{flows: map[flow]uint32{theirFlow(tcp): step.uid}})
+			o.run(t, "l2_ingress", s.other, in)
+			if n := len(o.records(t)); n != step.records {
+				t.Errorf("%s: %d records, want %d", step.rule, n, step.records)
+			}
+		}
+	})
+}
+
 // TestOwnerOnLoopback has a packet that is seen once, and has a sender and a receiver.
 func TestOwnerOnLoopback(t *testing.T) {
 	const wanted, sender, receiver = app, 10124, 10125

@@ -249,7 +249,11 @@ func (c *capture) loadProbe(p Probe, t plugin.Target) error {
 	}
 	r := &running{Probe: p, coll: coll, variant: variant}
 	if m := coll.Maps[events]; m != nil {
-		ring, err := openRing(m, c.Buffer, t.Wakeup, c.Log)
+		wait := latency
+		if _, settles := p.Source.(plugin.Settler); settles {
+			wait = brief
+		}
+		ring, err := openRing(m, c.Buffer, t.Wakeup, wait, c.Log)
 		if err != nil {
 			coll.Close()
 			return err

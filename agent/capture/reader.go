@@ -18,8 +18,10 @@ import (
 )
 
 const (
-	// latency is how long a record may wait in a ring that is not filling up.
+	// latency is how long a record may wait in a ring that is not filling up, and brief where what it is about has to be
+	// asked for while it is there.
 	latency = 100 * time.Millisecond
+	brief   = 20 * time.Millisecond
 	// seldom is latency's place where nothing came for long, and the kernel cannot tell that something comes.
 	seldom = 2500 * time.Millisecond
 	// arenaSize is how many bytes of records make a batch; a larger record has its own memory.
@@ -65,11 +67,11 @@ var errEmpty = errors.New("the ring is empty")
 // flushed tells whether a ring has ended by flush.
 func flushed(err error) bool { return errors.Is(err, plugin.ErrFlushed) }
 
-// openRing opens the ring that m is. buffer is in bytes, for all processors, and
+// openRing opens the ring that m is, in which a record is to wait no longer than latency. buffer is in bytes, for all processors, and
 // wakeup is how many of them may wait before the reader is woken.
-func openRing(m *ebpf.Map, buffer, wakeup int, log *slog.Logger) (ring, error) {
+func openRing(m *ebpf.Map, buffer, wakeup int, latency time.Duration, log *slog.Logger) (ring, error) {
 	if m.Type() == ebpf.RingBuf {
-		return openRingBuffer(m, wakeup)
+		return openRingBuffer(m, wakeup, latency)
 	}
 	cpus, err := ebpf.PossibleCPU()
 	if err != nil {
@@ -85,21 +87,22 @@ func openRing(m *ebpf.Map, buffer, wakeup int, log *slog.Logger) (ring, error) {
 	if err != nil {
 		return nil, err
 	}
-	return newPerfBuffer(p, time.Now), nil
+	return newPerfBuffer(p, latency, time.Now), nil
 }
 
 // perfBuffer looks into the buffers at times: the kernel wakes for a number of bytes, which is set when they are opened,
 // and the first record has fewer. The times are latency apart while records come, and up to seldom while none do.
 type perfBuffer struct {
 	plugin.Ring
-	now    func() time.Time
-	pause  time.Duration // before the look that comes next
-	until  time.Time     // then it comes
-	recent bool          // a record came since the last one
+	latency time.Duration
+	now     func() time.Time
+	pause   time.Duration // before the look that comes next
+	until   time.Time     // then it comes
+	recent  bool          // a record came since the last one
 }
 
-func newPerfBuffer(r plugin.Ring, now func() time.Time) *perfBuffer {
-	p := &perfBuffer{Ring: r, now: now}
+func newPerfBuffer(r plugin.Ring, latency time.Duration, now func() time.Time) *perfBuffer {
+	p := &perfBuffer{Ring: r, latency: latency, now: now}
 	p.await(latency)
 	return p
 }
@@ -115,7 +118,7 @@ func (p *perfBuffer) next(buf []byte) ([]byte, error) {
 		switch {
 		case errors.Is(err, os.ErrDeadlineExceeded) && p.recent:
 			p.recent = false
-			p.await(latency)
+			p.await(p.latency)
 			return nil, errEmpty
 		case errors.Is(err, os.ErrDeadlineExceeded):
 			p.await(min(2*p.pause, seldom))
@@ -123,8 +126,8 @@ func (p *perfBuffer) next(buf []byte) ([]byte, error) {
 		case err != nil:
 			return nil, err
 		}
-		if !p.recent && p.pause > latency {
-			p.await(latency) // this one is not to wait for the rest of a long pause
+		if !p.recent && p.pause > p.latency {
+			p.await(p.latency) // this one is not to wait for the rest of a long pause
 		}
 		p.recent = true
 		return raw, nil

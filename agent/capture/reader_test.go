@@ -194,7 +194,7 @@ func TestIdlePerfReader(t *testing.T) {
 	} {
 		t.Run(c.rule, func(t *testing.T) {
 			l := &looks{clock: start, at: []time.Duration{c.at}, early: c.early}
-			p := newPerfBuffer(l, func() time.Time { return l.clock })
+			p := newPerfBuffer(l, latency, func() time.Time { return l.clock })
 			var err error
 			for n := 0; n < 100 && (err == nil || err == errEmpty); n++ {
 				_, err = p.next(nil)

@@ -40,6 +40,7 @@ type ringBuffer struct {
 	file    *os.File // the map
 	conn    syscall.RawConn
 	wakeup  uint64 // bytes; 0: each record is wanted at once
+	latency time.Duration
 	now     func() time.Time
 	flushed atomic.Bool
 
@@ -51,9 +52,9 @@ type ringBuffer struct {
 	told     bool       // errEmpty was returned since the last record
 }
 
-// openRingBuffer opens a ring buffer, which may have no other reader. wakeup is as in openRing.
-func openRingBuffer(m *ebpf.Map, wakeup int) (_ *ringBuffer, err error) {
-	r := &ringBuffer{wakeup: uint64(wakeup), now: time.Now}
+// openRingBuffer opens a ring buffer, which may have no other reader. wakeup and latency are as in openRing.
+func openRingBuffer(m *ebpf.Map, wakeup int, latency time.Duration) (_ *ringBuffer, err error) {
+	r := &ringBuffer{wakeup: uint64(wakeup), latency: latency, now: time.Now}
 	defer func() {
 		if err != nil {
 			err = errors.Join(fmt.Errorf("open the ring buffer: %w", err), r.release())
@@ -166,7 +167,7 @@ func (r *ringBuffer) patience() (enough uint64, until time.Time) {
 	}
 	r.recent = false
 	// The kernel counts the lag, too.
-	return max(r.wakeup, lag+1) - lag, r.now().Add(latency)
+	return max(r.wakeup, lag+1) - lag, r.now().Add(r.latency)
 }
 
 func (r *ringBuffer) flush() error {

@@ -48,7 +48,7 @@ func newKernelRing(t *testing.T, wakeup int) *kernelRing {
 		asm.LoadMapPtr(asm.R1, m.FD()), asm.Mov.Imm(asm.R2, 40), asm.Mov.Imm(asm.R3, 0), asm.FnRingbufReserve.Call(),
 		asm.JEq.Imm(asm.R0, 0, "out"),
 		asm.Mov.Reg(asm.R1, asm.R0), asm.Mov.Imm(asm.R2, 0), asm.FnRingbufDiscard.Call())
-	if k.ringBuffer, err = openRingBuffer(m, wakeup); err != nil {
+	if k.ringBuffer, err = openRingBuffer(m, wakeup, latency); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = k.Close() }) // again, where the test has closed it
@@ -228,7 +228,7 @@ func TestRingPatience(t *testing.T) {
 		{"the least threshold", 1, true, 1, now.Add(latency)},
 		{"each at once", 0, true, 1, time.Time{}},
 	} {
-		r := &ringBuffer{wakeup: c.wakeup, recent: c.recent, now: func() time.Time { return now }}
+		r := &ringBuffer{wakeup: c.wakeup, latency: latency, recent: c.recent, now: func() time.Time { return now }}
 		if enough, until := r.patience(); enough != c.enough || !until.Equal(c.until) {
 			t.Errorf("%s: %d bytes until %v", c.rule, enough, until)
 		}

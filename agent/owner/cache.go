@@ -23,7 +23,7 @@ const (
 	handshake = 10e6
 )
 
-// entry is what is known of a flow. Times are ns of the monotonic clock, 0 for never.
+// entry is what is known of a flow. Times are ns by the clock of the programs, 0 for never.
 type entry struct {
 	flow      sockdiag.Flow
 	uid       uint32
@@ -81,7 +81,7 @@ func (c *cache) giveWay() int {
 
 // sight is when and how a packet of a flow was seen.
 type sight struct {
-	now, at  int64 // ns of the monotonic clock: of the question, of the packet
+	now, at  int64 // ns by the clock of the programs: of the question, of the packet
 	outgoing bool
 	begins   bool // a TCP connection
 }

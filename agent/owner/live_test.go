@@ -14,6 +14,7 @@ import (
 	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
 
+	"droidtap/agent/boottime"
 	"droidtap/agent/pcapng"
 	"droidtap/agent/sockdiag"
 	"droidtap/scripts/nettest"
@@ -42,7 +43,7 @@ func openIn(t testing.TB, s nettest.Space, maps shared) *Finder {
 	t.Helper()
 	var f *Finder
 	s.Must(t, func() (err error) {
-		f, err = Open(Options{Flows: maps.flows, Fragments: maps.fragments, Closed: maps.closed})
+		f, err = Open(Options{Flows: maps.flows, Fragments: maps.fragments, Closed: maps.closed, Now: func() int64 { return int64(boottime.Now()) }})
 		return err
 	})
 	t.Cleanup(func() {

@@ -18,7 +18,7 @@ var ne = binary.NativeEndian
 type learnt struct {
 	uid    uint32
 	cgroup uint64
-	seen   int64 // ns of the monotonic clock
+	seen   int64 // ns by the clock of the programs
 	born   int64 // when a SYN that left began it, the same; 0: not known
 }
 

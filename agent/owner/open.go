@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -30,12 +29,8 @@ type background struct {
 // The connections that there are become known to the programs before it returns. The ends of sockets are watched from then on, for
 // nothing else tells that a port has another owner.
 func Open(o Options) (*Finder, error) {
-	now, err := monotonic()
-	if err != nil {
-		return nil, fmt.Errorf("find the owners of packets: %w", err)
-	}
 	maps := shared{flows: o.Flows, fragments: o.Fragments, closed: o.Closed}
-	f := newFinder(now, nil, maps, nil)
+	f := newFinder(o.Now, nil, maps, nil)
 	f.learns = o.Flows != nil
 	if f.log = o.Log; f.log == nil {
 		f.log = slog.New(slog.DiscardHandler)
@@ -68,16 +63,6 @@ func (f *Finder) open(maps shared) (err error) {
 		go f.follow(maps)
 	}
 	return nil
-}
-
-// monotonic returns the clock of bpf_ktime_get_ns. Go's own is the same, and read without a system call, from another zero.
-func monotonic() (func() int64, error) {
-	var ts unix.Timespec
-	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &ts); err != nil {
-		return nil, err
-	}
-	base, zero := ts.Nano(), time.Now()
-	return func() int64 { return base + int64(time.Since(zero)) }, nil
 }
 
 // seed tells the programs whose the connections are that there are already. They know better what they have learnt since.

@@ -26,7 +26,9 @@ const Patience = 50 * time.Millisecond
 type Options struct {
 	// The maps of bpf/src/owner.h, which belong to the caller; nil where there is none.
 	Flows, Fragments, Closed *ebpf.Map
-	Log                      *slog.Logger
+	// Now tells the time by the clock that stamps records and what the programs learn, in ns.
+	Now func() int64
+	Log *slog.Logger
 }
 
 // kernel knows the sockets that there are: sockets.
@@ -48,7 +50,7 @@ type machine interface {
 
 // Finder may be used by several goroutines at once.
 type Finder struct {
-	now      func() int64 // ns of the monotonic clock
+	now      func() int64 // as in Options
 	learns   bool         // there are programs
 	programs programs
 	background

@@ -207,10 +207,7 @@ static __noinline int parse(struct __sk_buff *skb, __u32 off, struct head *h)
 		at = copy;
 	}
 	h->id = 0;
-	h->part = WHOLE;
-	h->flags = 0;
-	h->kind = OTHER;
-	h->version = *(__u8 *)at >> 4;
+	*(__u32 *)&h->version = *(__u8 *)at >> 4; /* part, flags and kind: WHOLE, none, OTHER */
 	*(__u32 *)&h->flow.local_port = 0;
 	*(__u32 *)&h->flow.protocol = 0;
 	if (h->version == 4) {
@@ -274,6 +271,56 @@ static __noinline int parse(struct __sk_buff *skb, __u32 off, struct head *h)
 	return 0;
 }
 
+/* What struct flow holds, in words that may stay in registers, and the flags of TCP. */
+struct words {
+	__u64 word[5];
+	__u8 flags;
+};
+
+/*
+ * What most packets are: TCP or UDP behind an IPv4 header without options, or an
+ * IPv6 header without extensions, no fragment, and in the linear head. parse()
+ * is for the others. Bytes are little-endian, as the object is.
+ */
+static __always_inline bool is_plain(struct __sk_buff *skb, __u32 off, struct words *w)
+{
+	void *end = (void *)(long)skb->data_end;
+	void *at = direct((void *)(long)skb->data, off);
+	const struct ipv6hdr *ip6 = at;
+	const struct iphdr *ip = at;
+	__u8 protocol;
+
+	if (at + sizeof(*ip) + 8 > end)
+		return false;
+	if (*(__u8 *)at == 0x45) {
+		if (ip->frag_off & bpf_htons(IP_MF | IP_OFFSET))
+			return false;
+		protocol = ip->protocol;
+		w->word[0] = 0;
+		w->word[1] = (__u64)ip->saddr << 32 | bpf_htonl(0xffff);
+		w->word[2] = 0;
+		w->word[3] = (__u64)ip->daddr << 32 | bpf_htonl(0xffff);
+		at += sizeof(*ip);
+	} else {
+		if (at + sizeof(*ip6) + 8 > end || *(__u8 *)at >> 4 != 6)
+			return false;
+		protocol = ip6->nexthdr;
+		w->word[0] = ((const __u64 *)&ip6->saddr)[0];
+		w->word[1] = ((const __u64 *)&ip6->saddr)[1];
+		w->word[2] = ((const __u64 *)&ip6->daddr)[0];
+		w->word[3] = ((const __u64 *)&ip6->daddr)[1];
+		at += sizeof(*ip6);
+	}
+	w->word[4] = (__u64)protocol << 32 | *(__u32 *)at;
+	w->flags = 0;
+	if (protocol == IPPROTO_UDP)
+		return true;
+	if (protocol != IPPROTO_TCP || at + 14 > end)
+		return false;
+	w->flags = *(__u8 *)(at + 13);
+	return true;
+}
+
 /* Sees the packet from its other end. */
 static __always_inline void reverse(struct flow *f)
 {
@@ -288,6 +335,19 @@ static __always_inline void reverse(struct flow *f)
 		f->local_port = f->remote_port;
 		f->remote_port = port;
 	}
+}
+
+/* Makes f of the words of a TCP or UDP flow, seen from its other end. */
+static __always_inline void turn(struct flow *f, const __u64 *w)
+{
+	__u64 *to = (__u64 *)f;
+	__u32 ports = w[4];
+
+	to[0] = w[2];
+	to[1] = w[3];
+	to[2] = w[0];
+	to[3] = w[1];
+	to[4] = (w[4] ^ ports) | (__u32)(ports << 16 | ports >> 16);
 }
 
 /* Puts the packet that an ICMP error quotes in the place of its head. Not 0: it had no owner. */

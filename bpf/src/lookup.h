@@ -24,7 +24,16 @@ struct {
 struct whose {
 	__u32 uid; /* or UID_UNKNOWN or UID_NONE */
 	__u64 cgroup;
+	__u64 now; /* of the record's clock, 0: it was not asked yet */
 };
+
+/* The time, which is asked once for a packet. */
+static __always_inline __u64 now(struct whose *w)
+{
+	if (!w->now)
+		w->now = bpf_ktime_get_boot_ns();
+	return w->now;
+}
 
 /* Whether sockets are looked up. */
 static __always_inline bool looks_up(void)

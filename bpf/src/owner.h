@@ -26,7 +26,7 @@ struct owner {
 	__u32 uid;
 	__u32 jiffies; /* when it was learnt last, for this file only; 0: unknown */
 	__u64 cgroup;  /* 0: unknown */
-	__u64 seen;    /* when it was learnt last, ns of the monotonic clock */
+	__u64 seen;    /* when it was learnt last, ns of the records' clock */
 	__u64 born;    /* when a SYN of ours began it, the same; 0: it was there before */
 };
 
@@ -57,7 +57,7 @@ struct ports {
 	__u8 protocol;
 	__u8 kind; /* enum kind */
 	__u8 pad[2];
-	__u64 seen; /* ns of the monotonic clock */
+	__u64 seen; /* ns of the records' clock */
 };
 
 /* When it is full the one that was asked for least lately goes: its later fragments are unknown. */
@@ -76,7 +76,7 @@ struct port {
 };
 
 /*
- * When a UDP socket of a port was closed, ns of the monotonic clock. What was
+ * When a UDP socket of a port was closed, ns of the records' clock. What was
  * learnt before is the owner of nothing any more: another may have the port. The
  * agent writes it. A port that is pushed out ages like the others.
  */
@@ -87,7 +87,7 @@ struct {
 	__type(value, __u64);
 } shared_closed SEC(".maps");
 
-/* A flow that this processor has learnt, or has seen to be known. */
+/* A flow that was learnt, or was seen to be known. */
 struct recent {
 	struct flow flow;
 	__u32 uid;
@@ -97,10 +97,14 @@ struct recent {
 
 #define RECENT 256 /* a power of two */
 
-/* Spares most packets the large map and the clock. Flows that meet in an entry push each other out.
+/*
+ * Spares most packets the large map and the clock. Flows that meet in an entry
+ * push each other out. Processors share it: it is seldom written, and an entry of
+ * an array is found without a call. A flow is learnt before it is written here, so
+ * one that two have half written says nothing wrong.
  */
 struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, RECENT);
 	__type(key, __u32);
 	__type(value, struct recent);
@@ -114,7 +118,7 @@ static __noinline int join(struct head *h)
 {
 	struct fragment key = {.id = h->id, .version = h->version};
 	struct ports value = {}, *first;
-	__u64 now = bpf_ktime_get_ns();
+	__u64 now = bpf_ktime_get_boot_ns();
 
 	copy_addr(&key.src, &h->flow.local);
 	copy_addr(&key.dst, &h->flow.remote);
@@ -147,22 +151,22 @@ static __always_inline __u32 ticks(void)
 
 /* Whether an owner was learnt within some seconds. The clock is asked only where ticks do not tell.
  */
-static __always_inline bool is_fresh(const struct owner *o, __u64 limit)
+static __always_inline bool is_fresh(const struct owner *o, __u64 limit, struct whose *w)
 {
 	if (JIFFIES && o->jiffies && ticks() - o->jiffies < 6000) /* a minute at most */
 		return true;
-	return bpf_ktime_get_ns() <= o->seen + limit;
+	return now(w) <= o->seen + limit;
 }
 
 /* The owner of a flow that was learnt, NULL if that is too long ago. */
-static __always_inline struct owner *learnt(const struct flow *f)
+static __always_inline struct owner *learnt(const struct flow *f, struct whose *w)
 {
 	struct owner *o = bpf_map_lookup_elem(&shared_flows, f);
 	__u64 limit = f->protocol == IPPROTO_TCP ? 120 * SECOND : 60 * SECOND;
 	struct port port = {.protocol = f->protocol, .port = f->local_port};
 	__u64 *closed;
 
-	if (!o || !is_fresh(o, limit))
+	if (!o || !is_fresh(o, limit, w))
 		return NULL;
 	/* Where the lookup found no socket, the port is nobody else's. */
 	if (f->protocol == IPPROTO_UDP && !looks_up()) {
@@ -188,7 +192,7 @@ static __noinline int find(struct __sk_buff *skb, const struct flow *f, struct w
 	if (looks_up() && has_ports(f->protocol) && look_up(skb, f, w))
 		return 0;
 	if (!begins)
-		o = learnt(f);
+		o = learnt(f, w);
 	if (o) {
 		w->uid = o->uid;
 		w->cgroup = o->cgroup;
@@ -213,18 +217,10 @@ static __always_inline bool of_kernel(struct __sk_buff *skb, const struct head *
 	return sk && sk->type == SOCK_RAW && (sk->family == AF_INET || sk->family == AF_INET6);
 }
 
-static __always_inline bool same(const struct flow *a, const struct flow *b)
+/* Where the flow of five words is among those that were learnt lately, if it is. */
+static __always_inline struct recent *place(const __u64 *f)
 {
-	const __u64 *x = (const __u64 *)a, *y = (const __u64 *)b;
-
-	return x[0] == y[0] && x[1] == y[1] && x[2] == y[2] && x[3] == y[3] && x[4] == y[4];
-}
-
-/* The place of a flow among those that were learnt lately. */
-static __always_inline struct recent *place(const struct flow *f)
-{
-	__u32 at = f->local.s6_addr32[3] ^ f->remote.s6_addr32[3] ^ f->local_port ^
-		   (__u32)f->remote_port << 16;
+	__u32 at = f[1] >> 32 ^ f[3] >> 32 ^ f[4];
 
 	at ^= at >> 16;
 	at = (at ^ at >> 8) & (RECENT - 1);
@@ -269,13 +265,22 @@ static __always_inline bool carries(struct __sk_buff *skb, const struct flow *f)
 	return sk && sk->src_port && sk->src_port != bpf_ntohs(f->local_port);
 }
 
+/* Whether the flow of five words was learnt to be w's. A hundred jiffies are a tenth of a second up
+ * to a whole one. */
+static __always_inline bool is_recent(const struct recent *r, const __u64 *f, const struct whose *w)
+{
+	const __u64 *g = (const __u64 *)&r->flow;
+
+	return ticks() - r->jiffies < 100 && r->uid == w->uid && r->cgroup == w->cgroup &&
+	       f[0] == g[0] && f[1] == g[1] && f[2] == g[2] && f[3] == g[3] && f[4] == g[4];
+}
+
 /*
  * Learns whose a flow is. A connection's first packets and its last ones do where
  * sockets are looked up, for what comes in when the socket is gone. On the
  * loopback interface all do: there the sender is asked for, too.
  */
-static __always_inline void learn(struct __sk_buff *skb, const struct head *h,
-				  const struct whose *w)
+static __always_inline void learn(struct __sk_buff *skb, const struct head *h, struct whose *w)
 {
 	struct owner new = {.uid = w->uid, .cgroup = w->cgroup}, *old;
 	struct recent *r = NULL;
@@ -292,13 +297,11 @@ static __always_inline void learn(struct __sk_buff *skb, const struct head *h,
 	}
 	new.jiffies = ticks();
 	if (JIFFIES)
-		r = place(&h->flow);
-	/* A hundred are a tenth of a second up to a whole one. */
-	if (r && !(h->flags & TCP_SYN) && new.jiffies - r->jiffies < 100 && r->uid == w->uid &&
-	    r->cgroup == w->cgroup &&same(&r->flow, &h->flow))
+		r = place((const __u64 *)&h->flow);
+	if (r && !(h->flags & TCP_SYN) && is_recent(r, (const __u64 *)&h->flow, w))
 		return;
 	old = bpf_map_lookup_elem(&shared_flows, &h->flow);
-	new.seen = bpf_ktime_get_ns();
+	new.seen = now(w);
 	if (h->flags & TCP_SYN)
 		new.born = new.seen;
 	else if (old)
@@ -319,32 +322,23 @@ static __always_inline void learn(struct __sk_buff *skb, const struct head *h,
 }
 
 /*
- * Whether a packet is TCP in the midst of a connection, from which nothing is
- * learnt: most packets are, and are not looked at further.
+ * Whether nothing is learnt from a packet of w: most are so, and are not looked at
+ * further. It was learnt lately, or is TCP in the midst of a connection.
  */
-static __always_inline bool is_midst(struct __sk_buff *skb, __u32 off)
+static __always_inline bool is_known(struct __sk_buff *skb, __u32 ip, const struct whose *w)
 {
-	struct bpf_sock *sk = skb->sk;
-	void *end = (void *)(long)skb->data_end;
-	void *at = direct((void *)(long)skb->data, off);
-	const struct ipv6hdr *ip6 = at;
-	const struct iphdr *ip = at;
-	__u8 flags;
+	struct recent *r;
+	struct words f;
 
-	if (!sk || at + sizeof(*ip) + 14 > end)
+	if (!is_plain(skb, ip, &f))
 		return false;
-	if (*(__u8 *)at == 0x45) {
-		if (ip->protocol != IPPROTO_TCP || ip->frag_off & bpf_htons(IP_MF | IP_OFFSET) ||
-		    sk->src_ip4 != ip->saddr)
-			return false;
-		flags = *(__u8 *)(at + sizeof(*ip) + 13);
-	} else {
-		if (at + sizeof(*ip6) + 14 > end || *(__u8 *)at >> 4 != 6 ||
-		    ip6->nexthdr != IPPROTO_TCP || sk->src_ip6[3] != ip6->saddr.s6_addr32[3])
-			return false;
-		flags = *(__u8 *)(at + sizeof(*ip6) + 13);
-	}
-	return !(flags & (TCP_SYN | TCP_FIN | TCP_RST));
+	/* On the loopback interface the sender is looked for, too: see learn(). */
+	if (looks_up() && f.word[4] >> 32 == IPPROTO_TCP &&
+	    !(f.flags & (TCP_SYN | TCP_FIN | TCP_RST)) && skb->ifindex != LOOPBACK_IFINDEX &&
+	    !is_translated(skb, (const struct flow *)f.word))
+		return true;
+	r = place(f.word);
+	return r && !(f.flags & TCP_SYN) && is_recent(r, f.word, w);
 }
 
 /*
@@ -361,8 +355,7 @@ static __noinline int owner_out(struct __sk_buff *skb, __u32 ip, struct whose *w
 
 	w->uid = uid == OVERFLOW_UID ? UID_NONE : uid;
 	w->cgroup = uid == OVERFLOW_UID ? 0 : bpf_skb_cgroup_id(skb);
-	if (looks_up() && uid && uid != OVERFLOW_UID && skb->ifindex != LOOPBACK_IFINDEX &&
-	    is_midst(skb, ip))
+	if (JIFFIES && uid && uid != OVERFLOW_UID && is_known(skb, ip, w))
 		return 0;
 	if (parse(skb, ip, &h) || (h.part && join(&h)))
 		return 0;
@@ -380,7 +373,7 @@ static __noinline int owner_out(struct __sk_buff *skb, __u32 ip, struct whose *w
 	} else if (!has_ports(h.flow.protocol)) {
 		return 0;
 	}
-	o = learnt(&h.flow);
+	o = learnt(&h.flow, w);
 	if (o) {
 		w->uid = o->uid;
 		w->cgroup = o->cgroup;
@@ -450,9 +443,14 @@ static __noinline int owner_in(struct __sk_buff *skb, __u32 ip, struct whose *w,
 			       struct whose *sender)
 {
 	bool first = false;
+	struct words f;
 	struct head h;
 
 	w->uid = UID_NONE;
+	if (SK_LOOKUP && skb->ifindex != LOOPBACK_IFINDEX && is_plain(skb, ip, &f)) {
+		turn(&h.flow, f.word);
+		return find(skb, &h.flow, w, (f.flags & (TCP_SYN | TCP_ACK)) == TCP_SYN);
+	}
 	if (parse(skb, ip, &h))
 		return 0;
 	/* A fragment whose first one did not come by, or there are too many headers before the

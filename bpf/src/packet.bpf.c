@@ -44,6 +44,27 @@ struct {
 	__type(value, __u8);
 } uids SEC(".maps");
 
+#define VERDICTS 256 /* a power of two */
+
+/* Go: packet.verdicts. */
+struct verdicts {
+	__u64 generation; /* of the map of uids, an even number below 1 << 32 */
+	__u64 of[VERDICTS];
+};
+
+/*
+ * What the map of uids said of some, which spares packets the hash. A verdict is
+ * ~uid, its generation and a bit that says it, in a word that processors may
+ * share. Uids that meet in a word push each other out. User space writes another
+ * generation, and no verdicts, after each change of uids.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct verdicts);
+} verdicts SEC(".maps");
+
 static __always_inline struct counts *counts_of(__u32 ifindex)
 {
 	struct counts *c = bpf_map_lookup_elem(&interfaces, &ifindex);
@@ -61,14 +82,30 @@ static __always_inline void saw(struct counts *c, enum direction direction)
 }
 
 /* Whether the packets of a uid are wanted. */
-static __always_inline bool allowed(const volatile struct settings *s, __u32 uid)
+static __noinline int allowed(__u32 uid, __u32 others)
 {
-	__u32 app = OF_ALL_USERS | uid % USER;
-	__u8 *wanted = bpf_map_lookup_elem(&uids, &uid);
+	__u32 key = 0;
+	volatile struct verdicts *v = bpf_map_lookup_elem(&verdicts, &key);
+	volatile __u64 *of;
+	__u64 new, old;
+	__u8 *wanted;
 
+	if (!v)
+		return 0; /* never: it is an array */
+	/* Read before uids: a change meanwhile ends the new verdict, too. */
+	new = (__u64)~uid << 32 | v->generation;
+	of = &v->of[uid % VERDICTS];
+	old = *of;
+	if ((old ^ new) <= 1)
+		return old & 1;
+	wanted = bpf_map_lookup_elem(&uids, &uid);
+	key = OF_ALL_USERS | uid % USER;
 	if (!wanted)
-		wanted = bpf_map_lookup_elem(&uids, &app);
-	return wanted ? *wanted : s->others;
+		wanted = bpf_map_lookup_elem(&uids, &key);
+	if (wanted ? *wanted : others)
+		new |= 1;
+	*of = new;
+	return new & 1;
 }
 
 /* Whether to record a packet. What is unknown is the agent's to decide. */
@@ -80,7 +117,7 @@ static __always_inline bool admit(const volatile struct settings *s, struct coun
 		c->unattributed++;
 		return s->owner != OWNER_FILTER || s->unattributed;
 	}
-	return s->owner != OWNER_FILTER || allowed(s, uid);
+	return s->owner != OWNER_FILTER || allowed(uid, s->others);
 }
 
 /*
@@ -92,20 +129,20 @@ static __always_inline bool prefers(const volatile struct settings *s, __u32 rec
 	if (sender == UID_NONE)
 		return false;
 	if (s->owner == OWNER_FILTER) {
-		if (KNOWN(receiver) && allowed(s, receiver))
+		if (KNOWN(receiver) && allowed(receiver, s->others))
 			return false;
-		if (KNOWN(sender) && allowed(s, sender))
+		if (KNOWN(sender) && allowed(sender, s->others))
 			return true;
 		return receiver != UID_UNKNOWN && (sender == UID_UNKNOWN || receiver == UID_NONE);
 	}
 	return KNOWN(sender) ? !KNOWN(receiver) : receiver == UID_NONE;
 }
 
-static __always_inline void record(struct __sk_buff *skb, struct counts *c, const struct whose *w,
+static __always_inline void record(struct __sk_buff *skb, struct counts *c, struct whose *w,
 				   enum direction direction, __u32 snaplen)
 {
 	struct event e = {
-		.time = bpf_ktime_get_boot_ns(),
+		.time = now(w),
 		.cgroup = w->cgroup,
 		.ifindex = skb->ifindex,
 		.len = skb->len,

@@ -68,6 +68,7 @@ func TestABI(t *testing.T) {
 			{"event", event{}},
 			{"settings", settings{}},
 			{"counts", counts{}},
+			{"verdicts", verdicts{}},
 		} {
 			t.Run(name+" struct "+mirror.name, func(t *testing.T) {
 				var c *btf.Struct

@@ -68,7 +68,7 @@ func (s *source) Attach(coll *ebpf.Collection, t plugin.Target) (_ io.Closer, er
 	k := &keeper{source: s, target: t, away: map[string]absence{}, said: map[string]string{}, unfit: map[fitting]error{},
 		ended: make(chan struct{})}
 	if s.told() {
-		if s.owners, err = openOwners(&s.owning, &s.ports, coll.Maps, t.Log); err != nil {
+		if s.owners, err = openOwners(&s.owning, &s.ports, coll.Maps, s.classifiers.decoder.clock.kernel, t.Log); err != nil {
 			return k, err
 		}
 		s.settler = newSettler(s.owners)

@@ -42,6 +42,12 @@ type counts struct {
 	In, Out, Received, Dropped, Unattributed uint64
 }
 
+// verdicts mirrors struct verdicts of bpf/src/packet.bpf.c: what the programs remember of the map of uids.
+type verdicts struct {
+	Generation uint64 // of the map, an even number below 1<<32
+	Of         [256]uint64
+}
+
 // mostInterfaces is how many can be captured at a time. One that is there still, but is not captured any more, counts for some seconds.
 const mostInterfaces = 255
 

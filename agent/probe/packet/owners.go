@@ -28,6 +28,8 @@ type owners struct {
 	book      book            // nil: it cannot be read
 	uids      *ebpf.Map       // of the programs; nil: they filter by none
 	filled    map[uint32]bool // what uids holds
+	verdicts  *ebpf.Map       // what the programs remember of uids
+	known     verdicts        // what was written there last
 	view      atomic.Pointer[view]
 	now       func() time.Time
 	log       *slog.Logger
@@ -54,9 +56,9 @@ type (
 	}
 )
 
-// openOwners is called in the network namespace of the capture, before anything is attached. What cannot be had is an error where
+// openOwners is called in the network namespace of the capture, before anything is attached. kernel tells the time of the programs. What cannot be had is an error where
 // packets are to be left out by it; else they only lack it in their comments.
-func openOwners(o *owning, p *ports, shared map[string]*ebpf.Map, log *slog.Logger) (_ *owners, err error) {
+func openOwners(o *owning, p *ports, shared map[string]*ebpf.Map, kernel func() int64, log *slog.Logger) (_ *owners, err error) {
 	s := &owners{owning: o, ports: p, now: time.Now, log: log, said: map[string]bool{}}
 	defer func() {
 		if err != nil {
@@ -70,7 +72,9 @@ func openOwners(o *owning, p *ports, shared map[string]*ebpf.Map, log *slog.Logg
 		log.Info(err.Error() + ": the comments do without")
 		return nil
 	}
-	f, err := owner.Open(owner.Options{Flows: shared["shared_flows"], Fragments: shared["shared_fragments"], Closed: shared["shared_closed"], Log: log})
+	f, err := owner.Open(owner.Options{
+		Flows: shared["shared_flows"], Fragments: shared["shared_fragments"], Closed: shared["shared_closed"], Now: kernel, Log: log,
+	})
 	if err == nil {
 		s.finder = f
 		s.opened = append(s.opened, f.Close)
@@ -97,7 +101,7 @@ func openOwners(o *owning, p *ports, shared map[string]*ebpf.Map, log *slog.Logg
 		log.Warn("no app is known by its name", "because", missing)
 	}
 	if o.byOwner() {
-		s.uids, s.filled = shared["uids"], map[uint32]bool{}
+		s.uids, s.verdicts, s.filled = shared["uids"], shared["verdicts"], map[uint32]bool{}
 	}
 	return s, s.follow()
 }
@@ -123,11 +127,21 @@ func (s *owners) follow() error {
 	return err
 }
 
-// fill puts rules into the programs' map of uids. What is wanted comes before what is not any more goes.
+// fill has the programs filter by rules, and forget what they remember of those before.
 func (s *owners) fill(rules apps.Rules) error {
 	if s.uids == nil {
 		return nil
 	}
+	err := s.put(rules)
+	s.known.Generation = (s.known.Generation + 2) % (1 << 32)
+	if e := s.verdicts.Put(uint32(0), &s.known); e != nil {
+		err = errors.Join(err, fmt.Errorf("have the programs forget the user ids from before: %w", e))
+	}
+	return err
+}
+
+// put puts rules into the programs' map of uids. What is wanted comes before what is not any more goes.
+func (s *owners) put(rules apps.Rules) error {
 	for uid, pass := range rules.Of {
 		if was, there := s.filled[uid]; there && was == pass {
 			continue

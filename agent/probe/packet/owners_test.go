@@ -3,6 +3,8 @@
 package packet
 
 import (
+	"encoding/binary"
+	"errors"
 	"log/slog"
 	"maps"
 	"path/filepath"
@@ -30,8 +32,13 @@ func TestFollowApps(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer m.Close()
+	remembered, err := ebpf.NewMap(&ebpf.MapSpec{Type: ebpf.Array, KeySize: 4, ValueSize: uint32(binary.Size(verdicts{})), MaxEntries: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer remembered.Close()
 	w := &oracle{}
-	s := &owners{owning: &owning{}, book: w, uids: m, filled: map[uint32]bool{}, log: slog.New(slog.DiscardHandler)}
+	s := &owners{owning: &owning{}, book: w, uids: m, verdicts: remembered, filled: map[uint32]bool{}, log: slog.New(slog.DiscardHandler)}
 	for _, step := range []struct {
 		rule string
 		of   map[uint32]bool
@@ -44,7 +51,16 @@ func TestFollowApps(t *testing.T) {
 		{"there are too many", map[uint32]bool{1: true, 2: true, 3: true, 4: true}, "have the programs filter by user id"},
 	} {
 		w.rules = apps.Rules{Of: step.of}
-		switch err := s.follow(); {
+		var before, after verdicts
+		err := errors.Join(remembered.Lookup(uint32(0), &before), remembered.Put(uint32(0), &verdicts{before.Generation, [256]uint64{7: 1}}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		err = s.follow()
+		if e := remembered.Lookup(uint32(0), &after); e != nil || after != (verdicts{Generation: before.Generation + 2}) {
+			t.Errorf("%s: the programs remember %+v, %v", step.rule, after, e)
+		}
+		switch {
 		case step.err == "" && err != nil:
 			t.Fatalf("%s: %v", step.rule, err)
 		case step.err != "":
@@ -87,7 +103,7 @@ func TestListThatWasChosen(t *testing.T) {
 			t.Fatal(err)
 		}
 		var said strings.Builder
-		s, err := openOwners(&o, new(ports), nil, slog.New(slog.NewTextHandler(&said, &slog.HandlerOptions{Level: slog.LevelWarn})))
+		s, err := openOwners(&o, new(ports), nil, newClock(plan.Boottime).kernel, slog.New(slog.NewTextHandler(&said, &slog.HandlerOptions{Level: slog.LevelWarn})))
 		if (err != nil) != c.failed {
 			t.Fatalf("%q: %v", c.args, err)
 		}
