@@ -263,7 +263,7 @@ func TestOwnerByLookupOverFlow(t *testing.T) {
 	}
 }
 
-// TestOwnerByLookupOnLoopback has two sockets of one packet. Neither has sent before.
+// TestOwnerByLookupOnLoopback has two owners of one packet: the sender was learnt when it left, and the receiver has a socket.
 func TestOwnerByLookupOnLoopback(t *testing.T) {
 	needRoot(t)
 	const sender = 10124
@@ -283,9 +283,11 @@ func TestOwnerByLookupOnLoopback(t *testing.T) {
 			s.enter(t)
 			o := start(t, lookup.object, config{settings: lookup.offsets(t, settings{Snaplen: 64, Directions: both, Owner: c.owner}), uids: c.uids})
 			socket{unix.AF_INET, unix.SOCK_DGRAM, "0.0.0.0", "", "", 0}.open(t, app)
-			socket{unix.AF_INET, unix.SOCK_DGRAM, "0.0.0.0", "", "", there}.open(t, sender)
 			packet := incoming("127.0.0.1", udp, 0)
 			copy(packet[26:], []byte{127, 0, 0, 1})
+			left := swap(theirFlow(udp))
+			left.Local, left.Remote = v4(127, 0, 0, 1), v4(127, 0, 0, 1)
+			o.remember(t, past{flows: map[flow]uint32{left: sender}})
 			if got := o.ownerOf(t, "l2_ingress", loopback, packet); got.UID != c.want {
 				t.Errorf("uid is %#x, want %#x", got.UID, c.want)
 			}

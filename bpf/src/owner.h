@@ -178,25 +178,28 @@ static __always_inline struct owner *learnt(const struct flow *f, struct whose *
 }
 
 /*
- * Whose the local end of a flow is. Where no socket is found and nothing was
- * learnt it is nobody's, or the agent has to ask. A packet that begins a
- * connection is not of the one that was learnt.
+ * Whose a flow was when it was learnt. What was not is nobody's, or the agent has
+ * to ask. A packet that begins a connection is not of the one that was learnt.
  */
-static __noinline int find(struct __sk_buff *skb, const struct flow *f, struct whose *w,
-			   bool begins)
+static __always_inline void recall(const struct flow *f, struct whose *w, bool begins)
 {
-	struct owner *o = NULL;
+	struct owner *o = begins ? NULL : learnt(f, w);
 
 	w->uid = looks_up() ? UID_NONE : UID_UNKNOWN;
 	w->cgroup = 0;
-	if (looks_up() && has_ports(f->protocol) && look_up(skb, f, w))
-		return 0;
-	if (!begins)
-		o = learnt(f, w);
 	if (o) {
 		w->uid = o->uid;
 		w->cgroup = o->cgroup;
 	}
+}
+
+/* Whose the local end of a flow is: the socket's that there is, else whose it was. */
+static __noinline int find(struct __sk_buff *skb, const struct flow *f, struct whose *w,
+			   bool begins)
+{
+	if (looks_up() && has_ports(f->protocol) && look_up(skb, f, w))
+		return 0;
+	recall(f, w, begins);
 	return 0;
 }
 
@@ -436,39 +439,51 @@ static __noinline int note(struct __sk_buff *skb, __u32 ip)
 }
 
 /*
- * Whose a packet is that comes in. On the loopback interface it is seen once and
- * has two owners: sender gets the other one there, and is left alone elsewhere.
+ * Sees what comes in from the end whose owner is to be found. Below 0: that is no
+ * question any more, and w has the answer; above: it is another packet's, which
+ * this one quotes. On the loopback interface a packet is
+ * seen once and has two owners: sender gets the other one there, which was learnt
+ * a moment ago, and is left alone elsewhere.
  */
+static __always_inline int face(struct __sk_buff *skb, __u32 ip, struct head *h, struct whose *w,
+				struct whose *sender)
+{
+	if (parse(skb, ip, h))
+		return -1;
+	/* A fragment whose first one did not come by, or there are too many headers before the
+	 * ports. */
+	if (h->part == LATER ? join(h) : is_extension(h->flow.protocol)) {
+		w->uid = UID_UNKNOWN;
+		return -1;
+	}
+	if (skb->ifindex == LOOPBACK_IFINDEX && (has_ports(h->flow.protocol) || h->kind == REQUEST))
+		recall(&h->flow, sender, false);
+	if (h->kind == ERROR)
+		return quoted(skb, h) ? -1 : 1;
+	if (!has_ports(h->flow.protocol) && h->kind != REPLY)
+		return -1;
+	reverse(&h->flow);
+	return 0;
+}
+
+/* Whose a packet is that comes in. */
 static __noinline int owner_in(struct __sk_buff *skb, __u32 ip, struct whose *w,
 			       struct whose *sender)
 {
-	bool first = false;
+	bool first;
 	struct words f;
 	struct head h;
 
 	w->uid = UID_NONE;
 	if (SK_LOOKUP && skb->ifindex != LOOPBACK_IFINDEX && is_plain(skb, ip, &f)) {
 		turn(&h.flow, f.word);
-		return find(skb, &h.flow, w, (f.flags & (TCP_SYN | TCP_ACK)) == TCP_SYN);
-	}
-	if (parse(skb, ip, &h))
-		return 0;
-	/* A fragment whose first one did not come by, or there are too many headers before the
-	 * ports. */
-	if (h.part == LATER ? join(&h) : is_extension(h.flow.protocol)) {
-		w->uid = UID_UNKNOWN;
-		return 0;
-	}
-	if (skb->ifindex == LOOPBACK_IFINDEX && (has_ports(h.flow.protocol) || h.kind == REQUEST))
-		find(skb, &h.flow, sender, false);
-	if (h.kind == ERROR) {
-		if (quoted(skb, &h))
-			return 0;
-	} else if (has_ports(h.flow.protocol) || h.kind == REPLY) {
-		reverse(&h.flow);
-		first = begins(&h);
+		first = (f.flags & (TCP_SYN | TCP_ACK)) == TCP_SYN;
 	} else {
-		return 0;
+		int seen = face(skb, ip, &h, w, sender);
+
+		if (seen < 0)
+			return 0;
+		first = !seen && begins(&h);
 	}
 	return find(skb, &h.flow, w, first);
 }
