@@ -66,12 +66,6 @@ type firstPorts struct {
 	Seen           uint64
 }
 
-type port struct {
-	Protocol uint8
-	_        uint8
-	Port     [2]byte
-}
-
 type counts struct{ In, Out, Received, Dropped, Unattributed uint64 }
 
 const (

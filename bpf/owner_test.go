@@ -62,7 +62,7 @@ type past struct {
 	age    time.Duration // of the flows
 	first  []fragment    // fragments of theirFlow(udp)
 	old    time.Duration // age of those
-	closed *port
+	closed uint16
 	since  time.Duration // the port was closed
 }
 
@@ -80,8 +80,8 @@ func (c *capture) remember(t *testing.T, p past) {
 	for _, f := range p.first {
 		put("shared_fragments", f, firstPorts{Src: [2]byte{1, 187}, Dst: [2]byte{0x9c, 0x40}, Protocol: udp, Seen: now - uint64(p.old)})
 	}
-	if p.closed != nil {
-		put("shared_closed", *p.closed, now-uint64(p.since))
+	if p.closed != 0 {
+		put("shared_closed", uint32(p.closed), now-uint64(p.since))
 	}
 }
 
@@ -126,7 +126,6 @@ func TestOwnerIn(t *testing.T) {
 	known := past{flows: theirs}
 	one := func(packet []byte) [][]byte { return [][]byte{packet} }
 	udp4 := in4(udp, udpHead(false))
-	port40000 := port{Protocol: udp, Port: [2]byte{0x9c, 0x40}}
 	runOwned(t, []owned{
 		{"no flow", past{}, "l2_ingress", one(in4(tcp, tcpHead(false, 0))), nobodys},
 		{"the owner of its flow", known, "l2_ingress", one(in4(tcp, tcpHead(false, 0))), all(app)},
@@ -148,9 +147,9 @@ func TestOwnerIn(t *testing.T) {
 		{"a flow of 121 s", past{flows: theirs, age: 121 * time.Second}, "l2_ingress", one(in4(tcp, tcpHead(false, 0))), nobodys},
 		{"a UDP flow of 59 s", past{flows: theirs, age: 59 * time.Second}, "l2_ingress", one(udp4), all(app)},
 		{"a UDP flow of 61 s", past{flows: theirs, age: 61 * time.Second}, "l2_ingress", one(udp4), nobodys},
-		{"a UDP flow whose port was closed since", past{flows: theirs, age: 2 * time.Second, closed: &port40000, since: time.Second}, "l2_ingress", one(udp4), uids{await, await, app}},
-		{"a UDP flow whose port was closed before", past{flows: theirs, age: time.Second, closed: &port40000, since: 2 * time.Second}, "l2_ingress", one(udp4), all(app)},
-		{"a TCP flow does not mind", past{flows: theirs, age: 2 * time.Second, closed: &port40000, since: time.Second}, "l2_ingress", one(in4(tcp, tcpHead(false, 0))), all(app)},
+		{"a UDP flow whose port was closed since", past{flows: theirs, age: 2 * time.Second, closed: 40000, since: time.Second}, "l2_ingress", one(udp4), uids{await, await, app}},
+		{"a UDP flow whose port was closed before", past{flows: theirs, age: time.Second, closed: 40000, since: 2 * time.Second}, "l2_ingress", one(udp4), all(app)},
+		{"a TCP flow does not mind", past{flows: theirs, age: 2 * time.Second, closed: 40000, since: time.Second}, "l2_ingress", one(in4(tcp, tcpHead(false, 0))), all(app)},
 		{"what begins a connection is of no flow", known, "l2_ingress", one(in4(tcp, tcpHead(false, syn))), nobodys},
 		{"nor is what follows", known, "l2_ingress", [][]byte{in4(tcp, tcpHead(false, syn)), in4(tcp, tcpHead(false, 0))}, uids{await, await, app}},
 		{"nor with IPv6", known, "l2_ingress", [][]byte{in6(tcp, tcpHead(false, syn)), in6(tcp, tcpHead(false, 0))}, uids{await, await, app}},
@@ -309,11 +308,14 @@ func runOwned(t *testing.T, cases []owned) {
 // forgetAll empties the maps of what was learnt.
 func (c *capture) forgetAll(t *testing.T) {
 	t.Helper()
-	for name, key := range map[string]any{"shared_flows": new(flow), "shared_fragments": new(fragment), "shared_closed": new(port)} {
+	for name, key := range map[string]any{"shared_flows": new(flow), "shared_fragments": new(fragment)} {
 		for c.Maps[name].NextKey(nil, key) == nil {
 			if err := c.Maps[name].Delete(key); err != nil {
 				t.Fatal(err)
 			}
 		}
+	}
+	if err := c.Maps["shared_closed"].Put(uint32(40000), uint64(0)); err != nil { // the only one here
+		t.Fatal(err)
 	}
 }

@@ -28,15 +28,19 @@ const (
 // mapsOf makes the maps of bpf/src/owner.h.
 func mapsOf(t testing.TB) shared {
 	t.Helper()
-	lru := func(key, value, entries uint32) *ebpf.Map {
-		m, err := ebpf.NewMap(&ebpf.MapSpec{Type: ebpf.LRUHash, KeySize: key, ValueSize: value, MaxEntries: entries})
+	made := func(kind ebpf.MapType, key, value, entries uint32) *ebpf.Map {
+		m, err := ebpf.NewMap(&ebpf.MapSpec{Type: kind, KeySize: key, ValueSize: value, MaxEntries: entries})
 		if err != nil {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { _ = m.Close() })
 		return m
 	}
-	return shared{flows: lru(40, 32, 16384), fragments: lru(40, 16, 1024), closed: lru(4, 8, 1024)}
+	return shared{
+		flows:     made(ebpf.LRUHash, 40, 32, 16384),
+		fragments: made(ebpf.LRUHash, 40, 16, 1024),
+		closed:    made(ebpf.Array, 4, 8, 1<<16),
+	}
 }
 
 func openIn(t testing.TB, s nettest.Space, maps shared) *Finder {
@@ -251,10 +255,10 @@ func TestLiveClosedIsTold(t *testing.T) {
 	if err := c.Close(); err != nil {
 		t.Fatal(err)
 	}
-	key := [4]byte{unix.IPPROTO_UDP}
-	be.PutUint16(key[2:], flow.Local.Port())
 	var closed uint64
-	await(t, "the close", func() bool { return maps.closed.Lookup(key, &closed) == nil })
+	await(t, "the close", func() bool {
+		return maps.closed.Lookup(uint32(flow.Local.Port()), &closed) == nil && closed != 0
+	})
 	if int64(closed) < before || int64(closed) > f.now() {
 		t.Errorf("closed at %d, not between %d and %d", closed, before, f.now())
 	}

@@ -122,11 +122,9 @@ func (s shared) close(socket sockdiag.Socket, now int64) error {
 	if s.closed == nil {
 		return nil
 	}
-	key := [4]byte{unix.IPPROTO_UDP}
-	be.PutUint16(key[2:], socket.Local.Port())
-	err := s.closed.Update(key, uint64(now), ebpf.UpdateAny)
+	err := s.closed.Update(uint32(socket.Local.Port()), uint64(now), ebpf.UpdateAny)
 	if s.flows != nil && socket.Remote.Port() != 0 {
-		// The map of ports may have to push one out before its flows have aged; most sockets are connected.
+		// It is of no use any more; most sockets are connected.
 		f := sockdiag.Flow{Protocol: unix.IPPROTO_UDP, Local: socket.Local, Remote: socket.Remote}
 		if e := s.flows.Delete(flowKey(f)); !errors.Is(e, ebpf.ErrKeyNotExist) {
 			err = errors.Join(err, e)

@@ -68,22 +68,15 @@ struct {
 	__type(value, struct ports);
 } shared_fragments SEC(".maps");
 
-/* A port of this machine. */
-struct port {
-	__u8 protocol;
-	__u8 pad;
-	__be16 port;
-};
-
 /*
- * When a UDP socket of a port was closed, ns of the records' clock. What was
- * learnt before is the owner of nothing any more: another may have the port. The
- * agent writes it. A port that is pushed out ages like the others.
+ * When a UDP socket of each port was closed last, ns of the records' clock. What
+ * was learnt before is the owner of nothing any more: another may have the port.
+ * The agent writes it.
  */
 struct {
-	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__uint(max_entries, 1024);
-	__type(key, struct port);
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 65536);
+	__type(key, __u32);
 	__type(value, __u64);
 } shared_closed SEC(".maps");
 
@@ -163,7 +156,7 @@ static __always_inline struct owner *learnt(const struct flow *f, struct whose *
 {
 	struct owner *o = bpf_map_lookup_elem(&shared_flows, f);
 	__u64 limit = f->protocol == IPPROTO_TCP ? 120 * SECOND : 60 * SECOND;
-	struct port port = {.protocol = f->protocol, .port = f->local_port};
+	__u32 port = bpf_ntohs(f->local_port);
 	__u64 *closed;
 
 	if (!o || !is_fresh(o, limit, w))
