@@ -51,7 +51,7 @@ func (f *Finder) open(maps shared) (err error) {
 	}
 	f.kernel = &f.sockets
 	if err := f.sockets.open(); errors.Is(err, sockdiag.ErrNoDiag) {
-		f.log.Warn(fmt.Sprintf("%v: of packets whose socket the programs do not see no owner is known", err))
+		f.log.Warn(fmt.Sprintf("%v: of packets whose socket the programs do not see no owner is known, and a UDP port that another app takes over may be told as the first one's for a minute", err))
 	} else if err != nil {
 		return err
 	}

@@ -46,7 +46,7 @@ func ownerFlags() []cli.Flag {
 		&cli.StringSliceFlag{Name: "not-app", Category: plugin.GroupApp,
 			Usage: "leave out packets of the apps `PKG[,PKG]`"},
 		&cli.StringSliceFlag{Name: "pid", Category: plugin.GroupApp,
-			Usage: "capture only packets of sockets of the processes `N[,N]`"},
+			Usage: "capture only packets of sockets of the processes `N[,N]`: on Android those that they made, elsewhere those that they have open"},
 		&cli.StringSliceFlag{Name: "comm", Category: plugin.GroupApp,
 			Usage: "capture only packets of processes of the names `NAME[,NAME]`, or patterns; with --pid of either"},
 		&cli.StringFlag{Name: "unattributed", Category: plugin.GroupApp, DefaultText: "drop with one of the other options here but --comments, else keep",
