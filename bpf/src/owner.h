@@ -174,7 +174,7 @@ static __always_inline struct owner *learnt(const struct flow *f, struct whose *
  * Whose a flow was when it was learnt. What was not is nobody's, or the agent has
  * to ask. A packet that begins a connection is not of the one that was learnt.
  */
-static __always_inline void recall(const struct flow *f, struct whose *w, bool begins)
+static __noinline int recall(const struct flow *f, struct whose *w, bool begins)
 {
 	struct owner *o = begins ? NULL : learnt(f, w);
 
@@ -184,6 +184,7 @@ static __always_inline void recall(const struct flow *f, struct whose *w, bool b
 		w->uid = o->uid;
 		w->cgroup = o->cgroup;
 	}
+	return 0;
 }
 
 /* Whose the local end of a flow is: the socket's that there is, else whose it was. */
@@ -192,8 +193,7 @@ static __noinline int find(struct __sk_buff *skb, const struct flow *f, struct w
 {
 	if (looks_up() && has_ports(f->protocol) && look_up(skb, f, w))
 		return 0;
-	recall(f, w, begins);
-	return 0;
+	return recall(f, w, begins);
 }
 
 /* Whether a packet of uid 0 was made by the kernel, by its control sockets. */
