@@ -56,8 +56,8 @@ type (
 	}
 )
 
-// openOwners is called in the network namespace of the capture, before anything is attached. kernel tells the time of the programs. What cannot be had is an error where
-// packets are to be left out by it; else they only lack it in their comments.
+// openOwners is called in the network namespace of the capture, before anything is attached. kernel tells the time of the
+// programs. What cannot be had is an error where packets are to be left out by it; else they only lack it in their comments.
 func openOwners(o *owning, p *ports, shared map[string]*ebpf.Map, kernel func() int64, log *slog.Logger) (_ *owners, err error) {
 	s := &owners{owning: o, ports: p, now: time.Now, log: log, said: map[string]bool{}}
 	defer func() {
