@@ -92,7 +92,7 @@ test-static: agent ## the phone's binary is what it must be
 	@scripts/check-static.sh build/arm64/agent
 test-lab: agent ## the emulated phone, on the kernels of SUITES
 	@$(call cgo,arm64); $(GO) test -c -tags $(TAGS) -ldflags '$(LDFLAGS)' -o build/arm64/filter.test ./agent/filter
-	@DROIDTAP_AGENT=$(CURDIR)/build/arm64/agent DROIDTAP_FILTER_TEST=$(CURDIR)/build/arm64/filter.test DROIDTAP_LAB_SUITES=$(SUITES) scripts/gotest.sh -timeout 25m ./scripts/lab/...
+	@DROIDTAP_AGENT=$(CURDIR)/build/arm64/agent DROIDTAP_FILTER_TEST=$(CURDIR)/build/arm64/filter.test DROIDTAP_LAB_SUITES=$(SUITES) scripts/gotest.sh -timeout 35m ./scripts/lab/...
 .PHONY: test test-pure test-host test-fuzz test-static test-lab
 
 FUZZTIME ?= 10m

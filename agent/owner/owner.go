@@ -205,7 +205,7 @@ func (f *Finder) renew(e *entry, s sight) {
 		return
 	}
 	// What is found only later than for the packet's first question, or after a close, may be another's socket.
-	changed := later || f.closes.between(e.flow, s.at, s.now) || s.begins && f.listeners.between(e.flow, s.at, s.now)
+	changed := later || f.closes.between(e.flow, s.at, s.now) || f.listeners.between(e.flow, s.at, s.now)
 	if e.kernel < s.at && !changed && f.ask(e, s.now) {
 		l = learnt{uid: e.uid, cgroup: e.cgroup, seen: s.now}
 		f.fail(f.programs.learn(e.flow, l, false))

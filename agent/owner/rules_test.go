@@ -128,6 +128,8 @@ func TestTime(t *testing.T) {
 			{0, syn, no, 0, false, wait, true}, {8 * ms, older(syn, 8*ms), no, 10001, false, 10001, false}}},
 		{"a later connection's does not, nor does its socket", []step{
 			{25 * ms, older(syn, 25*ms), 10001, 10001, false, wait, false}, {40 * ms, older(syn, 65*ms), 10001, 0, false, unknown, false}}},
+		{"nor is what follows a SYN", []step{
+			{0, tcp, no, 0, false, wait, true}, {25 * ms, older(tcp, 25*ms), 10001, 0, true, wait, false}, {21 * ms, tcp, 10001, 0, false, 10001, true}}},
 		{"a SYN of before its listener was closed is not of the next one", []step{
 			{0, syn, no, 0, false, wait, true}, {8 * ms, older(syn, 8*ms), 10001, 0, true, wait, false}, {ms, syn, 10001, 0, false, 10001, true}}},
 		{"a SYN asks although the flow is known", []step{

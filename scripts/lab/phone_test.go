@@ -54,12 +54,12 @@ func (p *phone) environ(t *testing.T) []string {
 		t.Fatalf("phone.sh env: %v", err)
 	}
 	vars := strings.Fields(strings.TrimPrefix(string(out), "export "))
-	return append(os.Environ(), append(vars, "LAB_ADB_TIMEOUT=120")...)
+	return append(os.Environ(), append(vars, "LAB_ADB_TIMEOUT=400")...)
 }
 
 func (p *phone) adb(args ...string) *exec.Cmd {
 	cmd := exec.Command("./phone.sh", append([]string{"-d", p.dir, "adb"}, args...)...)
-	cmd.Env = append(os.Environ(), "LAB_ADB_TIMEOUT=120")
+	cmd.Env = append(os.Environ(), "LAB_ADB_TIMEOUT=400")
 	return cmd
 }
 
