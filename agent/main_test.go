@@ -4,6 +4,7 @@ package main
 
 import (
 	"os"
+	"runtime"
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
@@ -16,6 +17,10 @@ func runAs(action cli.ActionFunc) {
 	app.Action = action
 	os.Exit(report(os.Stderr, perform(app, os.Args)))
 }
+
+// A process's first thread does not end with a goroutine that was locked to it, but stays where that left it, in a namespace
+// for instance, where the tests look for processes that are left: it is the main goroutine's.
+func init() { runtime.LockOSThread() }
 
 // TestMain puts an "agent" in front of PATH that is this test's own binary: what runs is the code under test.
 // "agent-replace" is an agent that also reads expressions from standard input (replace_test.go), "agent-old" one on a

@@ -79,10 +79,6 @@ func output(t testing.TB, cmd *exec.Cmd) string {
 	return string(out)
 }
 
-// A process's first thread does not end with a goroutine that was locked to it, but stays where that left it, in a namespace
-// for instance: so that it is none of Do's, it is the main goroutine's.
-func init() { runtime.LockOSThread() }
-
 // Do runs f on a thread of its own in the namespace, as that user, and always on the first processor: what several
 // threads send then passes every hook in one order. The sockets that f makes stay in the namespace and belong to the
 // user.
