@@ -128,12 +128,12 @@ func list(c *cli.Context, netd []string) error {
 func observe(netd []string, warn func(string)) (observed, error) {
 	o := observed{sockets: map[uint32]int{}, from: fromNetd}
 	tcp := map[uint32]traffic{}
-	err := sockdiag.Holdings(func(h sockdiag.Holding) {
-		if h.Open {
-			o.sockets[h.UID]++
+	err := sockdiag.Sockets(func(s sockdiag.Socket) {
+		if s.Inode != 0 { // a process has it open
+			o.sockets[s.UID]++
 		}
-		t := tcp[h.UID]
-		tcp[h.UID] = traffic{t.sent + h.Sent, t.received + h.Received}
+		t := tcp[s.UID]
+		tcp[s.UID] = traffic{t.sent + s.Sent, t.received + s.Received}
 	})
 	if errors.Is(err, sockdiag.ErrNoDiag) {
 		warn("sockets are missing: " + strings.ReplaceAll(err.Error(), "\n", "; "))

@@ -31,6 +31,8 @@ type Socket struct {
 	UID           uint32
 	Inode         uint32 // as in /proc/PID/fd; 0: no process has a file descriptor of it
 	Cgroup        uint64 // id of the cgroup of version 2 where it was made; 0 before 5.8
+	// Bytes of a TCP connection, told by Sockets only: those that the other end has confirmed, and those that came in order.
+	Sent, Received uint64
 }
 
 // States of a TCP socket (include/net/tcp_states.h).
@@ -43,8 +45,9 @@ const (
 	stateNew       = 12 // a handshake, as a mask of states knows it
 )
 
-// Attributes of a socket (include/uapi/linux/inet_diag.h). The kernel adds them unasked.
+// Attributes of a socket (include/uapi/linux/inet_diag.h). The kernel adds them unasked, but for the first one.
 const (
+	attrInfo     = 2 // a struct tcp_info
 	attrProtocol = 10
 	attrCgroup   = 21 // CONFIG_SOCK_CGROUP_DATA, 5.8
 )
@@ -147,6 +150,13 @@ func parseBody(kind uint16, body []byte) (Socket, error) {
 	return Socket{}, fmt.Errorf("a netlink message of type %d with %d bytes", kind, len(body))
 }
 
+// Offsets of tcpi_bytes_acked and tcpi_bytes_received (4.1) in a struct tcp_info. A listener's are 0.
+const (
+	offAcked    = 120
+	offReceived = 128
+	endReceived = 136
+)
+
 // parseSocket reads a struct inet_diag_msg and its attributes.
 func parseSocket(body []byte) Socket {
 	id := body[4:]
@@ -165,6 +175,8 @@ func parseSocket(body []byte) Socket {
 			break
 		}
 		switch value := b[sizeAttr:size]; {
+		case ne.Uint16(b[2:]) == attrInfo && len(value) >= endReceived:
+			s.Sent, s.Received = ne.Uint64(value[offAcked:]), ne.Uint64(value[offReceived:])
 		case ne.Uint16(b[2:]) == attrProtocol && len(value) >= 1:
 			s.Protocol = value[0]
 		case ne.Uint16(b[2:]) == attrCgroup && len(value) >= 8:

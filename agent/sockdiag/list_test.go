@@ -12,7 +12,7 @@ import (
 	"droidtap/scripts/nettest"
 )
 
-func TestHoldings(t *testing.T) {
+func TestSockets(t *testing.T) {
 	nettest.Require(t)
 	s := nettest.NewSpace(t)
 	const sockets = 400 // more than one datagram of the dump
@@ -52,9 +52,9 @@ func TestHoldings(t *testing.T) {
 	}
 	open := map[key]int{}
 	s.Must(t, func() error {
-		return Holdings(func(h Holding) {
-			if h.Open {
-				open[key{h.Protocol, h.UID}]++
+		return Sockets(func(s Socket) {
+			if s.Inode != 0 {
+				open[key{s.Protocol, s.UID}]++
 			}
 		})
 	})
@@ -69,43 +69,53 @@ func TestHoldings(t *testing.T) {
 	}
 }
 
-// holding is the message of a socket with a struct tcp_info.
-func holding(seq uint32, uid, inode uint32, acked, received uint64) []byte {
+// counted is the message of a socket with a struct tcp_info.
+func counted(seq uint32, uid, inode uint32, acked, received uint64) []byte {
 	body := make([]byte, sizeSocket+4+136)
 	ne.PutUint32(body[sizeSocket-8:], uid)
 	ne.PutUint32(body[sizeSocket-4:], inode)
 	a := body[sizeSocket:]
 	ne.PutUint16(a, 4+136)
-	ne.PutUint16(a[2:], diagInfo)
+	ne.PutUint16(a[2:], attrInfo)
 	ne.PutUint64(a[4+120:], acked)
 	ne.PutUint64(a[4+128:], received)
 	return message(unix.SOCK_DIAG_BY_FAMILY, seq, body)
 }
 
-func parseAll(b []byte, protocol uint8) (all []Holding, done bool, err error) {
-	done, err = parseHoldings(b, 7, protocol, func(h Holding) { all = append(all, h) })
+// listed is what is compared of a socket.
+type listed struct {
+	protocol       uint8
+	uid            uint32
+	open           bool
+	sent, received uint64
+}
+
+func parseAll(b []byte, protocol uint8) (all []listed, done bool, err error) {
+	done, err = parseDump(b, 7, protocol, func(s Socket) {
+		all = append(all, listed{s.Protocol, s.UID, s.Inode != 0, s.Sent, s.Received})
+	})
 	return all, done, err
 }
 
-func TestParseHoldings(t *testing.T) {
+func TestParseDump(t *testing.T) {
 	const tcp, udp = unix.IPPROTO_TCP, unix.IPPROTO_UDP
-	one := holding(7, 10123, 5, 1000, 77)
+	one := counted(7, 10123, 5, 1000, 77)
 	end := message(unix.NLMSG_DONE, 7, make([]byte, 4))
 	for _, c := range []struct {
 		rule     string
 		b        []byte
 		protocol uint8
-		want     []Holding
+		want     []listed
 		done     bool
 		err      error
 	}{
-		{"several", slices.Concat(one, holding(7, 0, 5, 0, 0)), tcp, []Holding{{tcp, 10123, true, 1000, 77}, {tcp, 0, true, 0, 0}}, false, nil},
-		{"the last", slices.Concat(one, end), tcp, []Holding{{tcp, 10123, true, 1000, 77}}, true, nil},
-		{"UDP counts no bytes", one, udp, []Holding{{udp, 10123, true, 0, 0}}, false, nil},
-		{"a closed one", holding(7, 10123, 0, 1, 2), tcp, []Holding{{tcp, 10123, false, 1, 2}}, false, nil},
-		{"a closed one of nobody knows whom", holding(7, 0, 0, 1, 2), tcp, nil, false, nil},
-		{"one of another user namespace", holding(7, overflowUID, 5, 1, 2), tcp, nil, false, nil},
-		{"an answer to another question", holding(6, 10123, 5, 1, 2), tcp, nil, false, nil},
+		{"several", slices.Concat(one, counted(7, 0, 5, 0, 0)), tcp, []listed{{tcp, 10123, true, 1000, 77}, {tcp, 0, true, 0, 0}}, false, nil},
+		{"the last", slices.Concat(one, end), tcp, []listed{{tcp, 10123, true, 1000, 77}}, true, nil},
+		{"UDP counts no bytes", one, udp, []listed{{udp, 10123, true, 0, 0}}, false, nil},
+		{"a closed one", counted(7, 10123, 0, 1, 2), tcp, []listed{{tcp, 10123, false, 1, 2}}, false, nil},
+		{"a closed one of nobody knows whom", counted(7, 0, 0, 1, 2), tcp, nil, false, nil},
+		{"one of another user namespace", counted(7, overflowUID, 5, 1, 2), tcp, nil, false, nil},
+		{"an answer to another question", counted(6, 10123, 5, 1, 2), tcp, nil, false, nil},
 		{"the kernel has none of this protocol", refused(unix.NLMSG_ERROR, 7, unix.ENOENT), tcp, nil, true, unix.ENOENT},
 	} {
 		all, done, err := parseAll(c.b, c.protocol)
@@ -115,8 +125,8 @@ func TestParseHoldings(t *testing.T) {
 	}
 }
 
-func FuzzParseHoldings(f *testing.F) {
-	f.Add(slices.Concat(holding(7, 10123, 5, 1000, 77), message(unix.NLMSG_DONE, 7, make([]byte, 4))))
+func FuzzParseDump(f *testing.F) {
+	f.Add(slices.Concat(counted(7, 10123, 5, 1000, 77), message(unix.NLMSG_DONE, 7, make([]byte, 4))))
 	f.Add(refused(unix.NLMSG_ERROR, 7, unix.ENOENT))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		all, _, _ := parseAll(b, unix.IPPROTO_TCP)
