@@ -5,7 +5,6 @@
 package apps
 
 import (
-	"bytes"
 	"cmp"
 	"errors"
 	"fmt"
@@ -177,10 +176,4 @@ func (b *Book) Close() error {
 		return fmt.Errorf("end the watch of %s: %w", b.path, b.closed)
 	}
 	return nil
-}
-
-// cString returns the bytes before the first zero byte.
-func cString(b []byte) string {
-	text, _, _ := bytes.Cut(b, []byte{0})
-	return string(text)
 }

@@ -3,6 +3,7 @@
 package apps
 
 import (
+	"encoding/binary"
 	"fmt"
 	"log/slog"
 	"os"
@@ -206,8 +207,8 @@ func TestFollowAsked(t *testing.T) {
 func FuzzConcerns(f *testing.F) {
 	event := func(mask uint32, name string) []byte {
 		b := make([]byte, unix.SizeofInotifyEvent+len(name))
-		ne.PutUint32(b[4:], mask)
-		ne.PutUint32(b[12:], uint32(len(name)))
+		binary.NativeEndian.PutUint32(b[4:], mask)
+		binary.NativeEndian.PutUint32(b[12:], uint32(len(name)))
 		copy(b[unix.SizeofInotifyEvent:], name)
 		return b
 	}

@@ -3,34 +3,32 @@
 package apps
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 
 	"golang.org/x/sys/unix"
-)
 
-var ne = binary.NativeEndian
+	"droidtap/agent/inotify"
+)
 
 // follow watches the list's folder, for another file takes the list's place with each change. A folder that is not there is no
 // error, and not watched.
 func (b *Book) follow() error {
-	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
+	watch, fd, err := inotify.Open()
 	if err != nil {
-		return fmt.Errorf("watch %s: %w", b.path, os.NewSyscallError("inotify_init1", err))
+		return fmt.Errorf("watch %s: %w", b.path, err)
 	}
 	folder := filepath.Dir(b.path)
 	if _, err = unix.InotifyAddWatch(fd, folder, unix.IN_MOVED_TO|unix.IN_CLOSE_WRITE|unix.IN_ONLYDIR); err != nil {
-		_ = unix.Close(fd)
+		_ = watch.Close() // nothing was written
 		if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) {
 			return nil
 		}
 		return fmt.Errorf("watch %s: %w", folder, os.NewSyscallError("inotify_add_watch", err))
 	}
-	// Not blocking, so that the runtime's poller waits, and Close ends the wait.
-	b.watch = os.NewFile(uintptr(fd), "inotify")
+	b.watch = watch
 	return nil
 }
 
@@ -55,22 +53,12 @@ func (b *Book) hear() {
 	}
 }
 
-// concerns tells whether a file of that name is among what inotify(7) tells of, or may be.
+// concerns tells whether a file of that name is among what inotify tells of, or may be.
 func concerns(events []byte, name string) bool {
-	const header = unix.SizeofInotifyEvent
-	for len(events) >= header {
-		mask := ne.Uint32(events[4:])
-		size := ne.Uint32(events[12:])
-		if mask&unix.IN_Q_OVERFLOW != 0 {
+	for e := range inotify.Events(events) {
+		if e.Mask&unix.IN_Q_OVERFLOW != 0 || e.Name == name {
 			return true
 		}
-		if uint64(size) > uint64(len(events)-header) {
-			return false
-		}
-		if cString(events[header:header+size]) == name {
-			return true
-		}
-		events = events[header+size:]
 	}
 	return false
 }

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"droidtap/agent/inotify"
 )
 
 func TestOfCgroup(t *testing.T) {
@@ -283,7 +285,7 @@ func TestWatchOverflow(t *testing.T) {
 	unwatch(table)
 	table.mu.Lock()
 	number := inode(t, filepath.Join(root, "uid_1/pid_70"))
-	table.told(-1, unix.IN_Q_OVERFLOW, "")
+	table.told(inotify.Event{Watch: -1, Mask: unix.IN_Q_OVERFLOW})
 	table.mu.Unlock()
 	ask(t, table, "lost", number, Process{PID: 70})
 }

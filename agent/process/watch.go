@@ -3,8 +3,6 @@
 package process
 
 import (
-	"bytes"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
@@ -12,6 +10,8 @@ import (
 	"slices"
 
 	"golang.org/x/sys/unix"
+
+	"droidtap/agent/inotify"
 )
 
 // watch is an inotify(7) of directories; a nil one watches nothing. cgroup's file system tells of directories that are made
@@ -26,12 +26,12 @@ type watch struct {
 }
 
 func openWatch() (*watch, error) {
-	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
+	file, fd, err := inotify.Open()
 	if err != nil {
-		return nil, fmt.Errorf("watch cgroups: %w", os.NewSyscallError("inotify_init1", err))
+		return nil, fmt.Errorf("watch cgroups: %w", err)
 	}
 	return &watch{
-		file: os.NewFile(uintptr(fd), "inotify"), fd: fd,
+		file: file, fd: fd,
 		dirs: make(map[int32]string), wds: make(map[string]int32), room: make([]byte, 16384),
 	}, nil
 }
@@ -87,35 +87,29 @@ func (t *Table) hear() {
 		if err != nil || n <= 0 {
 			return
 		}
-		for b := t.watch.room[:n]; len(b) >= unix.SizeofInotifyEvent; {
-			length := unix.SizeofInotifyEvent + int(binary.NativeEndian.Uint32(b[12:]))
-			if length > len(b) {
-				break
-			}
-			name, _, _ := bytes.Cut(b[unix.SizeofInotifyEvent:length], []byte{0})
-			t.told(int32(binary.NativeEndian.Uint32(b)), binary.NativeEndian.Uint32(b[4:]), string(name))
-			b = b[length:]
+		for e := range inotify.Events(t.watch.room[:n]) {
+			t.told(e)
 		}
 	}
 }
 
-// told takes one event: what happened to the entry of that name in a watched directory.
-func (t *Table) told(wd int32, mask uint32, name string) {
-	dir, ok := t.watch.dirs[wd]
+// told takes one event in a watched directory.
+func (t *Table) told(e inotify.Event) {
+	dir, ok := t.watch.dirs[e.Watch]
 	switch {
-	case mask&unix.IN_Q_OVERFLOW != 0: // some were lost
+	case e.Mask&unix.IN_Q_OVERFLOW != 0: // some were lost
 		t.walk()
 		return
 	case !ok:
 		return
-	case mask&unix.IN_IGNORED != 0:
-		t.watch.forget(wd)
+	case e.Mask&unix.IN_IGNORED != 0:
+		t.watch.forget(e.Watch)
 		return
-	case mask&unix.IN_ISDIR == 0:
+	case e.Mask&unix.IN_ISDIR == 0:
 		return
 	}
-	path := filepath.Join(dir, name)
-	if mask&unix.IN_DELETE != 0 {
+	path := filepath.Join(dir, e.Name)
+	if e.Mask&unix.IN_DELETE != 0 {
 		if gone, ok := t.watch.wds[path]; ok {
 			t.watch.forget(gone)
 		}
@@ -123,9 +117,9 @@ func (t *Table) told(wd int32, mask uint32, name string) {
 	}
 	if _, inUID := number(filepath.Base(dir), "uid_"); inUID && dir != t.root {
 		t.meet(path, true)
-	} else if _, ok := number(name, "uid_"); ok {
+	} else if _, ok := number(e.Name, "uid_"); ok {
 		t.enterUID(path, true)
-	} else if dir == t.root && slices.Contains(parents[1:], name) {
+	} else if dir == t.root && slices.Contains(parents[1:], e.Name) {
 		t.enter(path, true)
 	}
 }
