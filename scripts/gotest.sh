@@ -21,6 +21,14 @@ passed=$(grep -cE '^[[:space:]]*--- PASS' "$log" || true)
 failed=$(grep -cE '^[[:space:]]*--- FAIL' "$log" || true)
 skipped=$(grep -cE '^[[:space:]]*--- SKIP' "$log" || true)
 echo "$passed passed, $failed failed, $skipped skipped"
+# Again at the end, where whoever sees no more than the end of CI's output finds it:
+# what each failed test said last.
+if [[ $failed -ne 0 ]]; then
+    echo "failed:"
+    awk '/^=== (RUN|NAME|CONT)|^[[:space:]]*--- (PASS|SKIP)|^ok/ { n = 0; next }
+         /^[[:space:]]*--- FAIL/ { print; for (i = n > 6 ? n - 6 : 0; i < n; i++) print "    " said[i]; n = 0; next }
+         { said[n++] = $0 }' "$log"
+fi
 if [[ $skipped -ne 0 ]]; then
     echo "skipped:" >&2
     grep -E -A1 '^[[:space:]]*--- SKIP' "$log" >&2
