@@ -167,21 +167,20 @@ func verifier(err error) bool {
 // useMonotonic replaces the boot clock's helper, which the kernel lacks, by the
 // monotonic clock's.
 func useMonotonic(spec *ebpf.CollectionSpec) {
-	for _, p := range spec.Programs {
-		for i, in := range p.Instructions {
-			if in.IsBuiltinCall() && asm.BuiltinFunc(in.Constant) == asm.FnKtimeGetBootNs {
-				p.Instructions[i].Constant = int64(asm.FnKtimeGetNs)
-			}
-		}
-	}
+	replaceCalls(spec, asm.FnKtimeGetBootNs, asm.FnKtimeGetNs.Call())
 }
 
 // withoutCgroup puts 0, which is no cgroup's id, in the place of the helper that tells it, which the kernel lacks.
 func withoutCgroup(spec *ebpf.CollectionSpec) {
+	replaceCalls(spec, asm.FnSkbCgroupId, asm.Mov.Imm(asm.R0, 0))
+}
+
+// replaceCalls puts an instruction in the place of each call of a helper.
+func replaceCalls(spec *ebpf.CollectionSpec, of asm.BuiltinFunc, by asm.Instruction) {
 	for _, p := range spec.Programs {
 		for i, in := range p.Instructions {
-			if in.IsBuiltinCall() && asm.BuiltinFunc(in.Constant) == asm.FnSkbCgroupId {
-				p.Instructions[i] = asm.Mov.Imm(asm.R0, 0).WithMetadata(in.Metadata)
+			if in.IsBuiltinCall() && asm.BuiltinFunc(in.Constant) == of {
+				p.Instructions[i] = by.WithMetadata(in.Metadata)
 			}
 		}
 	}
