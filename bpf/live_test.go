@@ -71,14 +71,14 @@ func (s space) enter(t *testing.T) {
 	}
 }
 
-// attach hooks a program to the loopback interface.
-func (c *capture) attach(t *testing.T, program string, direction uint8) {
+// attach hooks a program to an interface.
+func (c *capture) attach(t *testing.T, ifindex uint32, program string, direction uint8) {
 	t.Helper()
 	at := ebpf.AttachTCXIngress
 	if direction == egress {
 		at = ebpf.AttachTCXEgress
 	}
-	l, err := link.AttachTCX(link.TCXOptions{Interface: loopback, Program: c.Programs[program], Attach: at})
+	l, err := link.AttachTCX(link.TCXOptions{Interface: int(ifindex), Program: c.Programs[program], Attach: at})
 	if errors.Is(err, ebpf.ErrNotSupported) {
 		t.Skipf("needs TCX, 6.6: %v", err)
 	}
@@ -156,7 +156,7 @@ func TestRecordOfLongPacket(t *testing.T) {
 				t.Run(fmt.Sprintf("%s by snaplen %d", p.name, snaplen), func(t *testing.T) {
 					s.enter(t)
 					c := start(t, name, config{settings: settings{Snaplen: uint32(snaplen), Directions: both}})
-					c.attach(t, p.name, p.direction)
+					c.attach(t, loopback, p.name, p.direction)
 					for _, size := range sizes {
 						packet := frame(size)
 						l.pass(t, packet)
@@ -188,7 +188,7 @@ func TestRecordLongerThanTheRing(t *testing.T) {
 		l := openLo(t)
 		s.enter(t)
 		c := start(t, name, config{settings: settings{Snaplen: maxSnaplen, Directions: both}, buffer: os.Getpagesize()})
-		c.attach(t, "l2_egress", egress)
+		c.attach(t, loopback, "l2_egress", egress)
 		l.pass(t, frame(20000))
 		l.pass(t, frame(100))
 		if got := c.counts(t, loopback); got != (counts{Out: 2, Received: 2, Dropped: 1}) {
@@ -225,7 +225,7 @@ func TestFilterOfLongPacket(t *testing.T) {
 						settings: settings{Snaplen: 64, Directions: both},
 						edit:     func(spec *ebpf.CollectionSpec) { inject(t, spec, c.expr, pcapng.Ethernet, filter.Hybrid) },
 					})
-					o.attach(t, p.name, p.direction)
+					o.attach(t, loopback, p.name, p.direction)
 					l.pass(t, frame(size))
 					if got := len(o.records(t)) == 1; got != c.taken {
 						t.Errorf("taken is %v", got)
@@ -265,7 +265,7 @@ func TestVLANTag(t *testing.T) {
 			t.Run(c.rule, func(t *testing.T) {
 				s.enter(t)
 				o := start(t, name, config{settings: settings{Snaplen: maxSnaplen, Directions: both}})
-				o.attach(t, c.program, c.want.Direction)
+				o.attach(t, loopback, c.program, c.want.Direction)
 				l.pass(t, c.sent)
 				all := o.records(t)
 				if len(all) != 1 {

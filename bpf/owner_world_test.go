@@ -12,8 +12,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/cilium/ebpf"
-	"github.com/cilium/ebpf/link"
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
@@ -104,20 +102,8 @@ func (w world) as(t *testing.T, ns netns.NsHandle, uid int, f func() error) {
 // watch attaches the programs to the phone's interface.
 func (w world) watch(t *testing.T, o *capture) {
 	t.Helper()
-	for program, at := range map[string]ebpf.AttachType{"l2_ingress": ebpf.AttachTCXIngress, "l2_egress": ebpf.AttachTCXEgress} {
-		l, err := link.AttachTCX(link.TCXOptions{Interface: int(w.other), Program: o.Programs[program], Attach: at})
-		if errors.Is(err, ebpf.ErrNotSupported) {
-			t.Skipf("needs TCX, 6.6: %v", err)
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() {
-			if err := l.Close(); err != nil {
-				t.Error(err)
-			}
-		})
-	}
+	o.attach(t, w.other, "l2_ingress", ingress)
+	o.attach(t, w.other, "l2_egress", egress)
 }
 
 // label says what a packet is: "out SYN", "in TCP", "in ICMP 8".
