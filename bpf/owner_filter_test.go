@@ -192,7 +192,7 @@ func TestOwnerIsLearnt(t *testing.T) {
 					}
 				}})
 				o.remember(t, past{flows: c.flows})
-				before := monotonic(t)
+				before := bootTime(t)
 				o.run(t, "l3_egress", ifindex, c.packet)
 				var got owner
 				found := o.Maps["shared_flows"].Lookup(c.learnt, &got) == nil && got.UID == root
@@ -203,7 +203,7 @@ func TestOwnerIsLearnt(t *testing.T) {
 				if began := strings.Contains(c.rule, "begins") || strings.Contains(c.rule, "answer") || strings.Contains(c.rule, "over"); found && began != (got.Born == got.Seen) {
 					t.Errorf("it was born at %d and seen at %d", got.Born, got.Seen)
 				}
-				if found && (got.Seen < before || got.Seen > monotonic(t)) {
+				if found && (got.Seen < before || got.Seen > bootTime(t)) {
 					t.Errorf("it was seen at %d, and now is %d", got.Seen, before)
 				}
 			})
@@ -250,7 +250,7 @@ func TestOwnerIsRefreshed(t *testing.T) {
 	forTiers(t, func(t *testing.T, tier tier, s space) {
 		o := start(t, tier.object, config{settings: tier.offsets(t, settings{Snaplen: 64, Directions: both, Owner: tell}), interfaces: []uint32{0, s.other}})
 		key := theirFlow(udp)
-		then := monotonic(t) / 2 // seconds ago, or days
+		then := bootTime(t) / 2 // seconds ago, or days
 		if err := o.Maps["shared_flows"].Put(key, owner{UID: root, Cgroup: 1, Seen: then}); err != nil {
 			t.Fatal(err)
 		}

@@ -6,8 +6,6 @@ import (
 	"testing"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	host "droidtap/agent/kernel"
 )
 
@@ -46,16 +44,6 @@ func forTiers(t *testing.T, test func(t *testing.T, tier tier, s space)) {
 	}
 }
 
-// monotonic is CLOCK_MONOTONIC in nanoseconds.
-func monotonic(t *testing.T) uint64 {
-	t.Helper()
-	var ts unix.Timespec
-	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &ts); err != nil {
-		t.Fatal(err)
-	}
-	return uint64(ts.Nano())
-}
-
 // past is what the maps hold before a packet.
 type past struct {
 	flows  map[flow]uint32
@@ -68,7 +56,7 @@ type past struct {
 
 func (c *capture) remember(t *testing.T, p past) {
 	t.Helper()
-	now := monotonic(t)
+	now := bootTime(t)
 	put := func(m string, key, value any) {
 		if err := c.Maps[m].Put(key, value); err != nil {
 			t.Fatal(err)
