@@ -293,14 +293,20 @@ func (c *capture) records(t *testing.T) []record {
 		if err != nil {
 			t.Fatalf("read a record: %v", err)
 		}
-		r := record{size: len(raw)}
-		n, err := binary.Decode(raw, binary.LittleEndian, &r.event)
-		if err != nil {
-			t.Fatalf("record of %d bytes: %v", len(raw), err)
-		}
-		r.bytes = raw[n:]
-		all = append(all, r)
+		all = append(all, parse(t, raw))
 	}
+}
+
+// parse reads a record, whose bytes stay raw's.
+func parse(t *testing.T, raw []byte) record {
+	t.Helper()
+	r := record{size: len(raw)}
+	n, err := binary.Decode(raw, binary.LittleEndian, &r.event)
+	if err != nil {
+		t.Fatalf("record of %d bytes: %v", len(raw), err)
+	}
+	r.bytes = raw[n:]
+	return r
 }
 
 // counts returns the entry of an interface, summed over the processors.

@@ -155,12 +155,7 @@ func (c *capture) until(t *testing.T, label string, n int) []record {
 			}
 			t.Fatalf("wait for %d of %s: %v", n, label, err)
 		}
-		r := record{size: len(raw)}
-		head, err := binary.Decode(raw, binary.LittleEndian, &r.event)
-		if err != nil {
-			t.Fatal(err)
-		}
-		r.bytes = append([]byte(nil), raw[head:]...)
+		r := parse(t, raw)
 		all = append(all, r)
 		if r.label() == label {
 			n--
