@@ -199,7 +199,7 @@ func (l live) pings(t *testing.T) {
 	l.check(t, l.until(t, in, 1), map[string]uids{out: all(uid), in: all(uid)})
 	l.as(t, l.ns, 0, ping(unix.SOCK_RAW))
 	l.check(t, l.until(t, in, 1), map[string]uids{out: all(root), in: all(root)})
-	l.as(t, l.far, 0, func() error { return sendRaw(t, l.family, protocol, request) })
+	l.as(t, l.far, 0, func() error { return sendRaw(t, phoneAddr[l.family], root, protocol, request) })
 	l.check(t, l.until(t, fmt.Sprintf("out ICMP %d", reply), 1), nil)
 }
 
@@ -288,23 +288,14 @@ func (l live) carried(t *testing.T) {
 	}
 	l.sendFor(t, uid, udp, datagram(near, far))
 	l.check(t, l.until(t, "out UDP", 1), map[string]uids{"out UDP": all(uid)})
-	l.as(t, l.far, 0, func() error { return sendRaw(t, l.family, udp, datagram(far, near)) })
+	l.as(t, l.far, 0, func() error { return sendRaw(t, phoneAddr[l.family], root, udp, datagram(far, near)) })
 	l.check(t, l.until(t, "in UDP", 1), map[string]uids{"in UDP": {uid, await, uid}})
 }
 
 // sendFor sends to the far machine from a raw socket that was given to a user.
 func (l live) sendFor(t *testing.T, uid, protocol int, b []byte) {
 	t.Helper()
-	domain := unix.AF_INET
-	if l.family == "IPv6" {
-		domain = unix.AF_INET6
-	}
-	fd, err := unix.Socket(domain, unix.SOCK_RAW|unix.SOCK_CLOEXEC, protocol)
-	if err != nil {
-		t.Fatal(err)
-	}
-	err = errors.Join(unix.Fchown(fd, uid, -1), unix.Sendto(fd, b, 0, address(t, domain, farAddr[l.family], 0)), unix.Close(fd))
-	if err != nil {
+	if err := sendRaw(t, farAddr[l.family], uid, protocol, b); err != nil {
 		t.Fatal(err)
 	}
 }

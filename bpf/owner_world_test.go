@@ -181,19 +181,19 @@ func segment(t *testing.T, family string, from, to uint16, flags byte) error {
 		sum = sum>>16 + sum&0xffff
 	}
 	binary.BigEndian.PutUint16(b[16:], ^uint16(sum))
-	return sendRaw(t, family, tcp, b)
+	return sendRaw(t, phoneAddr[family], root, tcp, b)
 }
 
-// sendRaw sends to the phone from a raw socket.
-func sendRaw(t *testing.T, family string, protocol int, b []byte) error {
+// sendRaw sends to an address from a raw socket that belongs to a user.
+func sendRaw(t *testing.T, to string, uid, protocol int, b []byte) error {
 	t.Helper()
 	domain := unix.AF_INET
-	if family == "IPv6" {
+	if netip.MustParseAddr(to).Is6() {
 		domain = unix.AF_INET6
 	}
 	fd, err := unix.Socket(domain, unix.SOCK_RAW|unix.SOCK_CLOEXEC, protocol)
 	if err != nil {
 		return err
 	}
-	return errors.Join(unix.Sendto(fd, b, 0, address(t, domain, phoneAddr[family], 0)), unix.Close(fd))
+	return errors.Join(unix.Fchown(fd, uid, -1), unix.Sendto(fd, b, 0, address(t, domain, to, 0)), unix.Close(fd))
 }
