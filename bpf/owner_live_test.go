@@ -12,6 +12,8 @@ import (
 
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
+
+	"droidtap/scripts/nettest"
 )
 
 // TestOwnerLive has real sockets of several users, and what the kernel sends itself.
@@ -205,14 +207,7 @@ func (l live) pings(t *testing.T) {
 
 // checksummed fills in the checksum of an ICMP message.
 func checksummed(b []byte) []byte {
-	sum := uint32(0)
-	for i := 0; i < len(b); i += 2 {
-		sum += uint32(b[i])<<8 | uint32(b[i+1])
-	}
-	for sum > 0xffff {
-		sum = sum>>16 + sum&0xffff
-	}
-	binary.BigEndian.PutUint16(b[2:], ^uint16(sum))
+	binary.BigEndian.PutUint16(b[2:], nettest.Checksum(b))
 	return b
 }
 

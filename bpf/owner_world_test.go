@@ -9,12 +9,15 @@ import (
 	"net/netip"
 	"os"
 	"runtime"
+	"slices"
 	"testing"
 	"time"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
+
+	"droidtap/scripts/nettest"
 )
 
 // world is a phone and a machine on the other end of its interface.
@@ -171,16 +174,8 @@ func segment(t *testing.T, family string, from, to uint16, flags byte) error {
 	binary.BigEndian.PutUint16(b, from)
 	binary.BigEndian.PutUint16(b[2:], to)
 	b[7], b[11], b[12], b[13] = 1, 1, 0x50, flags
-	sum := uint32(tcp + len(b))
-	for _, part := range [][]byte{src.AsSlice(), dst.AsSlice(), b} {
-		for i := 0; i < len(part); i += 2 {
-			sum += uint32(part[i])<<8 | uint32(part[i+1])
-		}
-	}
-	for sum > 0xffff {
-		sum = sum>>16 + sum&0xffff
-	}
-	binary.BigEndian.PutUint16(b[16:], ^uint16(sum))
+	pseudo := []byte{0, tcp, 0, byte(len(b))} // IPv4's; the sum of IPv6's is the same
+	binary.BigEndian.PutUint16(b[16:], nettest.Checksum(slices.Concat(src.AsSlice(), dst.AsSlice(), pseudo, b)))
 	return sendRaw(t, phoneAddr[family], root, tcp, b)
 }
 

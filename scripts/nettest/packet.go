@@ -51,7 +51,7 @@ func IPv4(src, dst string, protocol byte, fragment uint16, options, payload []by
 	b = append(b, netip.MustParseAddr(src).AsSlice()...)
 	b = append(b, netip.MustParseAddr(dst).AsSlice()...)
 	b = append(b, options...)
-	be.PutUint16(b[10:], checksum(b))
+	be.PutUint16(b[10:], Checksum(b))
 	return append(b, payload...)
 }
 
@@ -84,7 +84,7 @@ func Reset(src, dst uint16, payload []byte) []byte {
 // Echo returns an ICMP echo request.
 func Echo(payload []byte) []byte {
 	b := append([]byte{8, 0, 0, 0, 0, 1, 0, 1}, payload...)
-	be.PutUint16(b[2:], checksum(b))
+	be.PutUint16(b[2:], Checksum(b))
 	return b
 }
 
@@ -101,7 +101,8 @@ func ARP(mac, src, dst string) []byte {
 	return append(b, netip.MustParseAddr(dst).AsSlice()...)
 }
 
-func checksum(b []byte) uint16 {
+// Checksum returns what RFC 1071 does: that of an IPv4 header, and of what is in IP. To an odd length it adds a byte of 0.
+func Checksum(b []byte) uint16 {
 	var sum uint64 // a packet of BIG TCP is too much for 32 bits
 	for i := 0; i < len(b); i += 2 {
 		word := uint64(b[i]) << 8

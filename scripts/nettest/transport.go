@@ -74,7 +74,7 @@ func (h Transport) pseudo(packet string) uint16 {
 		addresses = packet[h.IP+8 : h.IP+40]
 	}
 	b := be.AppendUint32([]byte(addresses), uint32(len(packet)-h.Header))
-	return ^checksum(append(b, 0, 0, 0, h.Protocol))
+	return ^Checksum(append(b, 0, 0, 0, h.Protocol))
 }
 
 // Checksum returns what stands in the place of the packet's checksum: "full", the checksum; "partial", the sum of the
@@ -82,7 +82,7 @@ func (h Transport) pseudo(packet string) uint16 {
 // "either", where these are equal, as in one of 65,536 packets; "none", nothing; or "wrong". The packet must not be cut.
 func (h Transport) Checksum(packet string) string {
 	sum, pseudo := be.Uint16([]byte(packet[h.At:])), h.pseudo(packet)
-	switch all := checksum(be.AppendUint16([]byte(packet[h.Header:] + "\x00")[:(len(packet)-h.Header+1)&^1], pseudo)); {
+	switch all := Checksum(be.AppendUint16([]byte(packet[h.Header:] + "\x00")[:(len(packet)-h.Header+1)&^1], pseudo)); {
 	case all == 0 && sum == pseudo:
 		return "either"
 	case all == 0:
@@ -116,7 +116,7 @@ func (h Transport) Segment(packet string, size int, full bool) []string {
 			be.PutUint16(ip[2:], uint16(len(ip)))
 			be.PutUint16(ip[4:], be.Uint16(ip[4:])+uint16(len(segments)))
 			be.PutUint16(ip[10:], 0)
-			be.PutUint16(ip[10:], checksum(ip[:h.Header-h.IP]))
+			be.PutUint16(ip[10:], Checksum(ip[:h.Header-h.IP]))
 		} else {
 			be.PutUint16(ip[4:], uint16(len(l4)))
 		}
@@ -133,7 +133,7 @@ func (h Transport) Segment(packet string, size int, full bool) []string {
 		}
 		be.PutUint16(b[h.At:], h.pseudo(string(b)))
 		if full {
-			sum := checksum(l4)
+			sum := Checksum(l4)
 			if sum == 0 {
 				sum = 0xffff
 			}
