@@ -89,7 +89,7 @@ func newFinder(now func() int64, k kernel, p programs, m machine) *Finder {
 	return &Finder{
 		now: now, kernel: k, programs: p, machine: m,
 		cache:     cache{places: map[sockdiag.Flow]int{}},
-		fragments: fragments{of: map[fragment]head{}, at: map[fragment]int{}},
+		fragments: fragments{at: map[fragment]int{}},
 		closes:    closes{protocol: unix.IPPROTO_UDP}, listeners: closes{protocol: unix.IPPROTO_TCP},
 	}
 }
