@@ -3,12 +3,10 @@
 package owner
 
 import (
-	"errors"
 	"net"
 	"net/netip"
 	"testing"
 
-	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
 
 	"droidtap/agent/sockdiag"
@@ -59,8 +57,6 @@ func BenchmarkHandover(b *testing.B) {
 				return err
 			}
 			at := first.LocalAddr().(*net.UDPAddr)
-			key := [4]byte{unix.IPPROTO_UDP}
-			be.PutUint16(key[2:], uint16(at.Port))
 			begin := f.now()
 			if err := first.Close(); err != nil {
 				return err
@@ -72,7 +68,7 @@ func BenchmarkHandover(b *testing.B) {
 			bound := f.now()
 			var closed uint64
 			for int64(closed) < begin {
-				if err := maps.closed.Lookup(key, &closed); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+				if err := maps.closed.Lookup(uint32(at.Port), &closed); err != nil {
 					return err
 				}
 			}

@@ -143,10 +143,11 @@ func (e *entry) unset(s sight, c *closes) {
 
 // fragments remembers what the first fragments of packets had.
 type fragments struct {
-	of   map[fragment]head
-	ring [maxFragments]fragment
-	seen [maxFragments]int64
 	at   map[fragment]int // in ring
+	ring [maxFragments]struct {
+		head
+		seen int64
+	}
 	next int
 }
 
@@ -162,20 +163,17 @@ func (f *fragments) keep(h head, at int64) {
 	if !found {
 		place = f.next
 		f.next = (f.next + 1) % maxFragments
-		delete(f.at, f.ring[place])
-		delete(f.of, f.ring[place])
-		f.ring[place] = h.whole
+		delete(f.at, f.ring[place].whole)
 		f.at[h.whole] = place
 	}
-	f.seen[place] = at
-	f.of[h.whole] = h
+	f.ring[place].head, f.ring[place].seen = h, at
 }
 
 // first returns the head of the packet's first fragment.
 func (f *fragments) first(whole fragment, at int64) (head, bool) {
 	place, found := f.at[whole]
-	if !found || at-f.seen[place] >= reassembly {
+	if !found || at-f.ring[place].seen >= reassembly {
 		return head{}, false
 	}
-	return f.of[whole], true
+	return f.ring[place].head, true
 }

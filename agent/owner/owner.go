@@ -89,7 +89,7 @@ func newFinder(now func() int64, k kernel, p programs, m machine) *Finder {
 	return &Finder{
 		now: now, kernel: k, programs: p, machine: m,
 		cache:     cache{places: map[sockdiag.Flow]int{}},
-		fragments: fragments{of: map[fragment]head{}, at: map[fragment]int{}},
+		fragments: fragments{at: map[fragment]int{}},
 		closes:    closes{protocol: unix.IPPROTO_UDP}, listeners: closes{protocol: unix.IPPROTO_TCP},
 	}
 }
@@ -100,10 +100,7 @@ func (f *Finder) Find(q Question) Answer {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	s := f.sight(q)
-	h, ok := f.join(h, s.at)
-	if !ok {
-		return Answer{UID: pcapng.UIDUnknown, Wait: q.Age < Patience, Other: other(q, pcapng.UIDUnknown)}
-	}
+	h = f.join(h, s.at)
 	s.outgoing = q.Outgoing && !q.Loopback
 	a := f.owner(h, q, s)
 	a.Other = pcapng.UIDNone
@@ -114,36 +111,28 @@ func (f *Finder) Find(q Question) Answer {
 	return a
 }
 
-// other is the sender of a packet about which one thing is said of both ends.
-func other(q Question, uid uint32) uint32 {
-	if q.Loopback {
-		return uid
-	}
-	return pcapng.UIDNone
-}
-
 func (f *Finder) sight(q Question) sight {
 	now := f.now()
 	return sight{now: now, at: max(1, now-max(0, int64(q.Age))), outgoing: q.Outgoing}
 }
 
-// join gives a later fragment what its first one had, and keeps that of a first one. It is false for one whose first was
-// not seen.
-func (f *Finder) join(h head, at int64) (head, bool) {
+// join gives a later fragment what its first one had, and keeps that of a first one. One whose first was not seen stays a
+// later one.
+func (f *Finder) join(h head, at int64) head {
 	if h.first && !h.quoted && (h.kind == ported || h.kind == echo) {
 		f.fragments.keep(h, at)
 	}
 	if h.kind != later {
-		return h, true
+		return h
 	}
 	if first, found := f.fragments.first(h.whole, at); found {
 		first.quoted, first.begins = h.quoted, false
-		return first, true
+		return first
 	}
 	p, found, err := f.programs.first(h.whole)
 	f.fail(err)
 	if !found || at-p.seen >= reassembly {
-		return h, false
+		return h
 	}
 	h.src = netip.AddrPortFrom(h.src.Addr(), p.src)
 	h.dst = netip.AddrPortFrom(h.dst.Addr(), p.dst)
@@ -158,12 +147,14 @@ func (f *Finder) join(h head, at int64) (head, bool) {
 			h.kind = nobodys
 		}
 	}
-	return h, true
+	return h
 }
 
 // owner answers for one end of a packet.
 func (f *Finder) owner(h head, q Question, s sight) Answer {
 	switch {
+	case h.kind == later:
+		return Answer{UID: pcapng.UIDUnknown, Wait: q.Age < Patience}
 	case h.kind == unread:
 		return Answer{UID: pcapng.UIDUnknown}
 	case h.kind == nobodys, h.answering(s.outgoing):
@@ -291,8 +282,8 @@ func (f *Finder) Inode(q Question, uid uint32) uint32 {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	s := f.sight(q)
-	h, ok := f.join(h, s.at)
-	if !ok || h.kind != ported && h.kind != echo || h.answering(s.outgoing) {
+	h = f.join(h, s.at)
+	if h.kind != ported && h.kind != echo || h.answering(s.outgoing) {
 		return 0
 	}
 	flow := h.flow(s.outgoing)

@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"droidtap/agent/boottime"
 )
 
 // sockets is who has which socket open, by inode, as the last looks into /proc/PID/fd found it.
@@ -262,9 +264,7 @@ func (t *Table) found(pid int, inodes []uint32, all bool, begun time.Time) {
 // young tells whether a process began within the last second, by its start in clock ticks after boot.
 func young(start uint64) bool {
 	const ticks = 100 // USER_HZ of include/asm-generic/param.h, on all architectures of phones
-	var now unix.Timespec
-	err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &now)
-	return err == nil && uint64(now.Nano())*ticks/uint64(time.Second) < start+ticks*uint64(youth/time.Second)
+	return uint64(boottime.Now())*ticks/uint64(time.Second) < start+ticks*uint64(youth/time.Second)
 }
 
 // replace makes what a look at all processes has found the index. What was asked for and somebody else has now is

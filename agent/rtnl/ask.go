@@ -23,12 +23,7 @@ func ask(kind, flags uint16, request []byte) (answers [][]byte, err error) {
 		return nil, fmt.Errorf("rtnetlink socket: %w", err)
 	}
 	defer func() { err = errors.Join(err, unix.Close(fd)) }()
-	head := ne.AppendUint32(nil, uint32(unix.SizeofNlMsghdr+len(request)))
-	head = ne.AppendUint16(head, kind)
-	head = ne.AppendUint16(head, flags|unix.NLM_F_REQUEST)
-	head = ne.AppendUint64(head, 0) // sequence number and port: of the only request on this socket
-	kernel := &unix.SockaddrNetlink{Family: unix.AF_NETLINK}
-	if err := unix.Sendto(fd, append(head, request...), 0, kernel); err != nil {
+	if err := send(fd, kind, flags, request); err != nil {
 		return nil, fmt.Errorf("ask rtnetlink: %w", err)
 	}
 	buffer := make([]byte, largest)
@@ -56,6 +51,15 @@ func ask(kind, flags uint16, request []byte) (answers [][]byte, err error) {
 			return answers, interrupted
 		}
 	}
+}
+
+// send sends a request to the kernel, without a number: there is one at a time on a socket.
+func send(fd int, kind, flags uint16, request []byte) error {
+	head := ne.AppendUint32(nil, uint32(unix.SizeofNlMsghdr+len(request)))
+	head = ne.AppendUint16(head, kind)
+	head = ne.AppendUint16(head, flags|unix.NLM_F_REQUEST)
+	head = ne.AppendUint64(head, 0) // sequence number and port
+	return unix.Sendto(fd, append(head, request...), 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK})
 }
 
 // answer takes a datagram apart, and tells whether it is the last one. What it returns is its own.

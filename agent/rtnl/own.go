@@ -92,11 +92,7 @@ func (o *Own) drain() error {
 // list asks for all addresses on the socket itself, which is in the right namespace whoever calls. The kernel has the answer
 // ready when it takes the question; a change may come in between.
 func (o *Own) list() (map[netip.Addr]bool, error) {
-	request := ne.AppendUint32(nil, unix.SizeofNlMsghdr+unix.SizeofIfAddrmsg)
-	request = ne.AppendUint16(request, unix.RTM_GETADDR)
-	request = ne.AppendUint16(request, unix.NLM_F_REQUEST|unix.NLM_F_DUMP)
-	request = append(request, make([]byte, 8+unix.SizeofIfAddrmsg)...) // sequence number, port, AF_UNSPEC
-	if err := unix.Sendto(o.fd, request, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
+	if err := send(o.fd, unix.RTM_GETADDR, unix.NLM_F_DUMP, make([]byte, unix.SizeofIfAddrmsg)); err != nil { // AF_UNSPEC
 		return nil, err
 	}
 	o.dirty = false

@@ -140,23 +140,20 @@ func (c *Conn) Find(f Flow) (s Socket, known bool, err error) {
 	return s, true, nil
 }
 
-// find returns the socket of a flow, unix.ENOENT if there is none.
-func (c *Conn) find(f Flow) (Socket, error) { return c.ask(f, 0, math.MaxUint32) }
-
 // probe tells whether the kernel can be asked about a protocol. A question about one flow is answered alike, ENOENT,
 // where it cannot and where there is no such socket; a dump is not. This one wants sockets in none of the states.
 func (c *Conn) probe(protocol uint8) error {
-	nobody := netip.AddrPortFrom(netip.IPv4Unspecified(), 0)
-	_, err := c.ask(Flow{Protocol: protocol, Local: nobody, Remote: nobody}, unix.NLM_F_DUMP, 0)
+	err := c.list(dump{protocol: protocol}, netip.IPv4Unspecified(), func(Socket) {})
 	if errors.Is(err, unix.ENOENT) {
 		return ErrNoDiag
 	}
 	return err
 }
 
-func (c *Conn) ask(f Flow, flags uint16, states uint32) (Socket, error) {
+// find returns the socket of a flow, unix.ENOENT if there is none.
+func (c *Conn) find(f Flow) (Socket, error) {
 	c.seq++
-	c.question = request(f, c.seq, flags, states)
+	c.question = request(f, c.seq, 0, math.MaxUint32)
 	if _, err := uninterrupted(unix.Write, c.fd, c.question[:]); err != nil {
 		return Socket{}, err
 	}
