@@ -40,7 +40,7 @@ func (r Rules) Admits(uid uint32) bool {
 // An app is its app id, for all users of the phone or for one, and that of its SDK sandbox. What is both wanted and not, in
 // whichever way, is not. Where nothing is said to be wanted, all is that is not said not to be.
 func (b *Book) Rules(s Selection) (Rules, []string) {
-	r := ruling{page: b.now.Load(), Rules: Rules{Of: map[uint32]bool{}, Others: len(s.UIDs)+len(s.Apps) == 0}}
+	r := ruling{page: b.now.Load(), Rules: Rules{Of: map[uint32]bool{}, Others: s.Others()}}
 	if r.page == nil {
 		r.page = &page{}
 		if len(s.Apps)+len(s.NotApps) > 0 {
