@@ -97,17 +97,16 @@ func (r *ruling) keys(uids []uint32, apps []string) map[uint32]bool {
 	}
 	for _, text := range apps {
 		user, pattern, _ := cutUser(text)
-		for _, id := range slices.Sorted(maps.Keys(r.match(pattern))) {
-			ids := []uint32{id}
-			if sandbox, ok := android.Sandbox(id); ok {
-				ids = append(ids, sandbox)
+		key := func(id uint32) uint32 {
+			if user == everyone {
+				return AppID | id
 			}
-			for _, id := range ids {
-				if user == everyone {
-					keys[AppID|id] = true
-				} else {
-					keys[android.UID(user, id)] = true
-				}
+			return android.UID(user, id)
+		}
+		for id := range r.match(pattern) {
+			keys[key(id)] = true
+			if sandbox, ok := android.Sandbox(id); ok {
+				keys[key(sandbox)] = true
 			}
 		}
 	}
