@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"path/filepath"
@@ -70,22 +71,10 @@ func converse(t *testing.T, s nettest.Space, client, server, says, hears int) {
 		if _, err := way.from.Write(make([]byte, way.bytes)); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := readFull(way.to, way.bytes); err != nil {
+		if _, err := io.ReadFull(way.to, make([]byte, way.bytes)); err != nil {
 			t.Fatal(err)
 		}
 	}
-}
-
-func readFull(c net.Conn, n int) ([]byte, error) {
-	b := make([]byte, n)
-	for got := 0; got < n; {
-		m, err := c.Read(b[got:])
-		if err != nil {
-			return nil, err
-		}
-		got += m
-	}
-	return b, nil
 }
 
 // tree is a folder like /data of a phone with the users 0 and 10, and the path of its list.

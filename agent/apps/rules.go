@@ -40,7 +40,7 @@ func (r Rules) Admits(uid uint32) bool {
 // An app is its app id, for all users of the phone or for one, and that of its SDK sandbox. What is both wanted and not, in
 // whichever way, is not. Where nothing is said to be wanted, all is that is not said not to be.
 func (b *Book) Rules(s Selection) (Rules, []string) {
-	r := ruling{page: b.now.Load(), Rules: Rules{Of: map[uint32]bool{}, Others: len(s.UIDs)+len(s.Apps) == 0}}
+	r := ruling{page: b.now.Load(), Rules: Rules{Of: map[uint32]bool{}, Others: s.Others()}}
 	if r.page == nil {
 		r.page = &page{}
 		if len(s.Apps)+len(s.NotApps) > 0 {
@@ -97,17 +97,16 @@ func (r *ruling) keys(uids []uint32, apps []string) map[uint32]bool {
 	}
 	for _, text := range apps {
 		user, pattern, _ := cutUser(text)
-		for _, id := range slices.Sorted(maps.Keys(r.match(pattern))) {
-			ids := []uint32{id}
-			if sandbox, ok := android.Sandbox(id); ok {
-				ids = append(ids, sandbox)
+		key := func(id uint32) uint32 {
+			if user == everyone {
+				return AppID | id
 			}
-			for _, id := range ids {
-				if user == everyone {
-					keys[AppID|id] = true
-				} else {
-					keys[android.UID(user, id)] = true
-				}
+			return android.UID(user, id)
+		}
+		for id := range r.match(pattern) {
+			keys[key(id)] = true
+			if sandbox, ok := android.Sandbox(id); ok {
+				keys[key(sandbox)] = true
 			}
 		}
 	}

@@ -115,3 +115,6 @@ func isGlob(pattern string) bool { return strings.ContainsAny(pattern, `*?[\`) }
 func (s Selection) All() bool {
 	return len(s.UIDs)+len(s.NotUIDs)+len(s.Apps)+len(s.NotApps) == 0
 }
+
+// Others tells whether those whom it does not name are wanted, since none are said to be.
+func (s Selection) Others() bool { return len(s.UIDs)+len(s.Apps) == 0 }

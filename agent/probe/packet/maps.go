@@ -85,7 +85,7 @@ func (s *source) fillMaps(spec *ebpf.CollectionSpec, t plugin.Target, snaplen ui
 // setOwners has the programs tell owners, filter by them, or neither.
 func (s *source) setOwners(set *settings, spec *ebpf.CollectionSpec, t plugin.Target) {
 	set.Owner = s.mode()
-	if !s.wantsNamed() {
+	if s.whose.Others() {
 		set.Others = 1
 	}
 	if s.keep {

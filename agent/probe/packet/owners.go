@@ -108,7 +108,7 @@ func openOwners(o *owning, p *ports, shared map[string]*ebpf.Map, kernel func() 
 
 // follow makes the programs filter by what the book says now.
 func (s *owners) follow() error {
-	rules := apps.Rules{Others: !s.wantsNamed()}
+	rules := apps.Rules{Others: s.whose.Others()}
 	if s.book != nil {
 		var warnings []string
 		rules, warnings = s.book.Rules(s.whose)

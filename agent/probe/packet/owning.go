@@ -142,9 +142,6 @@ func (o *owning) told() bool {
 	return o.filtering() || o.comments == commentFirst || o.comments == commentAll
 }
 
-// wantsNamed tells whether only packets of those are wanted whom the flags name.
-func (o *owning) wantsNamed() bool { return len(o.whose.UIDs)+len(o.whose.Apps) > 0 }
-
 // mode is the programs' enum owner.
 func (o *owning) mode() uint32 {
 	switch {

@@ -41,7 +41,7 @@ func keyOf(ifc android.Interface) portKey { return portKey{ifc.Name, linkTypes[i
 type ports struct {
 	known   map[portKey]*port
 	byIndex atomic.Pointer[map[uint32]*port] // for readers, who take no lock
-	order   atomic.Pointer[[]*port]          // by their numbers, for the same
+	order   atomic.Pointer[[]*port]          // all of them by their numbers, for the same
 	left    map[uint32]departure             // indexes whose interface is not captured any more
 }
 
@@ -63,7 +63,7 @@ func (p *ports) add(ifc android.Interface) (of *port, fresh bool) {
 			p.known = map[portKey]*port{}
 		}
 		p.known[key] = of
-		order := p.all()
+		order := append(slices.Clip(p.all()), of)
 		p.order.Store(&order)
 	}
 	of.index.Store(uint32(ifc.Index))
@@ -130,11 +130,15 @@ func (p *ports) of(index uint32) *port {
 }
 
 // numbered returns the interface of a block's number, which one of the packets has.
-func (p *ports) numbered(number int) *port { return (*p.order.Load())[number] }
+func (p *ports) numbered(number int) *port { return p.all()[number] }
 
-// all returns the interfaces in the order of their blocks.
+// all returns the interfaces in the order of their blocks. The result must not be changed.
 func (p *ports) all() []*port {
-	return slices.SortedFunc(maps.Values(p.known), func(a, b *port) int { return a.number - b.number })
+	order := p.order.Load()
+	if order == nil {
+		return nil
+	}
+	return *order
 }
 
 // describe is the block of an interface.

@@ -196,7 +196,7 @@ func (k *keeper) program(l *lane, w wire, at point) (*ebpf.Program, error) {
 	if prog := k.programs[w.program(at)]; prog != nil {
 		return prog, nil
 	}
-	m := more{k.source, l, l.filters.clone(), needs{w: {at}}}
+	m := more{k.source, l.filters.clone(), needs{w: {at}}}
 	if at != socket {
 		m.needs.add(w, k.points(anyEthernet)...)
 	}
@@ -218,7 +218,6 @@ func (k *keeper) program(l *lane, w wire, at point) (*ebpf.Program, error) {
 // more is programs that are loaded when they are needed, with the filters of a lane as they are then.
 type more struct {
 	*source
-	*lane
 	next  filters
 	needs needs
 }
