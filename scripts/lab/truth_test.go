@@ -8,7 +8,6 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 	"testing"
 
@@ -127,7 +126,10 @@ func (p *phone) work(t *testing.T) (pids map[string]int, agents []*process) {
 	// Emulated, with so many captures at once, all agents are late: ports change hands slowly.
 	work := p.start(t, "shell", fmt.Sprintf("su -c '/lab/phone workload run -lab -far peer -behind behind -cgroups /sys/fs/cgroup -pause 400ms -rounds %d'", rounds))
 	work.until(t, regexp.MustCompile(`^workload: prepared$`))
-	pids = pidsOf(t, work.seen)
+	pids, err := verdict.Pids(strings.Join(work.seen, "\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
 	d := p.start(t, "shell", "su -c 'tcpdump -Z root --immediate-mode -B 16384 -s 4096 -U -i wlan0 -w "+truthDir+"/reference.pcap'")
 	d.until(t, tcpdumpLine)
 	for i, c := range truths {
@@ -155,20 +157,4 @@ func (p *phone) work(t *testing.T) (pids map[string]int, agents []*process) {
 		t.Errorf("the workload: exit code %d:\n%s", code, strings.Join(work.seen, "\n"))
 	}
 	return pids, agents
-}
-
-// pidsOf reads the processes that the workload tells.
-func pidsOf(t *testing.T, lines []string) map[string]int {
-	t.Helper()
-	of := map[string]int{}
-	for _, line := range lines {
-		if m := regexp.MustCompile(`^workload: process \d+ (\d+) (.*)$`).FindStringSubmatch(line); m != nil {
-			pid, err := strconv.Atoi(m[1])
-			if err != nil {
-				t.Fatal(err)
-			}
-			of[m[2]] = pid
-		}
-	}
-	return of
 }

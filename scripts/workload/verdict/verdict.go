@@ -6,6 +6,7 @@ package verdict
 import (
 	"cmp"
 	"fmt"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -43,6 +44,21 @@ func (r *Reference) Of(p nettest.Packet) (t workload.Truth, ok bool) {
 	key := workload.Key([]byte(p.Data))
 	t, ok = r.truth[key]
 	return t, ok
+}
+
+var processLine = regexp.MustCompile(`(?m)^workload: process \d+ (\d+) (.*)$`)
+
+// Pids reads the processes that the workload tells, as Processes has them.
+func Pids(said string) (map[string]int, error) {
+	of := map[string]int{}
+	for _, m := range processLine.FindAllStringSubmatch(said, -1) {
+		pid, err := strconv.Atoi(m[1])
+		if err != nil {
+			return nil, err
+		}
+		of[m[2]] = pid
+	}
+	return of, nil
 }
 
 // Said is what a packet's comment says.
