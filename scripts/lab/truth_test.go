@@ -94,9 +94,7 @@ func testTruth(t *testing.T, p *phone) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if in, out := r.Ways(); in < 10000 || out < 10000 {
-		t.Errorf("%d packets in and %d out:\n%s", in, out, r.Census())
-	}
+	r.Enough(t)
 	of := verdict.Processes{Pids: pids, Made: true, Apps: appsOf}
 	for i, c := range truths {
 		t.Run(c.name, func(t *testing.T) {

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"testing"
 
 	"droidtap/scripts/nettest"
 	"droidtap/scripts/workload"
@@ -139,8 +140,10 @@ func (r *Reference) Census() string {
 	return s.String()
 }
 
-// Ways tells how many packets come in and go out.
-func (r *Reference) Ways() (in, out int) {
+// Enough fails the test unless at least 10,000 packets come in and as many go out.
+func (r *Reference) Enough(tb testing.TB) {
+	tb.Helper()
+	in, out := 0, 0
 	for _, t := range r.Truths {
 		if t.Out {
 			out++
@@ -148,5 +151,7 @@ func (r *Reference) Ways() (in, out int) {
 			in++
 		}
 	}
-	return in, out
+	if in < 10000 || out < 10000 {
+		tb.Errorf("%d packets in and %d out:\n%s", in, out, r.Census())
+	}
 }
