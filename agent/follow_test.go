@@ -19,7 +19,13 @@ import (
 // eachVariant runs a test by each object and hook.
 func eachVariant(t *testing.T, f func(t *testing.T, variant []string)) {
 	t.Helper()
-	for _, variant := range variants {
+	eachOf(t, variants, f)
+}
+
+// eachOf runs a test by some of the variants.
+func eachOf(t *testing.T, some [][]string, f func(t *testing.T, variant []string)) {
+	t.Helper()
+	for _, variant := range some {
 		t.Run(variant[1]+" "+variant[3], func(t *testing.T) { f(t, variant) })
 	}
 }

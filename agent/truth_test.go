@@ -6,9 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -67,18 +65,6 @@ func finish(t *testing.T, work *nettest.Process, rounds int) {
 // rounds of the workload are 10,000 packets each way.
 const rounds = 9
 
-// pids reads those of the processes that the workload tells.
-func pids(t *testing.T, said string) map[string]int {
-	t.Helper()
-	of := map[string]int{}
-	for _, m := range regexp.MustCompile(`(?m)^workload: process \d+ (\d+) (.*)$`).FindAllStringSubmatch(said, -1) {
-		pid, err := strconv.Atoi(m[1])
-		must(t, err)
-		of[m[2]] = pid
-	}
-	return of
-}
-
 // tier is a way in which owners are found.
 type tier struct {
 	name string
@@ -131,7 +117,8 @@ func TestTruth(t *testing.T) {
 				agents[i].Stop(t, syscall.SIGINT)
 			}
 			tcpdump.Stop(t, syscall.SIGINT)
-			of := pids(t, work.Stderr())
+			of, err := verdict.Pids(work.Stderr())
+			must(t, err)
 			work.Stop(t, syscall.SIGTERM)
 
 			f, err := nettest.Read(reference)
@@ -162,9 +149,7 @@ func enough(t *testing.T, r *verdict.Reference, said string) {
 	if !strings.Contains(said, "\n0 packets dropped by kernel") {
 		t.Fatalf("tcpdump lost packets:\n%s", said)
 	}
-	if in, out := r.Ways(); in < 10000 || out < 10000 {
-		t.Errorf("%d packets in and %d out:\n%s", in, out, r.Census())
-	}
+	r.Enough(t)
 	for _, c := range workload.Cases() {
 		if !slices.ContainsFunc(r.Truths, func(t workload.Truth) bool { return t.Case == c }) {
 			t.Errorf("no packet of %q", c)

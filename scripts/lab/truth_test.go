@@ -8,7 +8,6 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 	"testing"
 
@@ -95,9 +94,7 @@ func testTruth(t *testing.T, p *phone) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if in, out := r.Ways(); in < 10000 || out < 10000 {
-		t.Errorf("%d packets in and %d out:\n%s", in, out, r.Census())
-	}
+	r.Enough(t)
 	of := verdict.Processes{Pids: pids, Made: true, Apps: appsOf}
 	for i, c := range truths {
 		t.Run(c.name, func(t *testing.T) {
@@ -127,7 +124,10 @@ func (p *phone) work(t *testing.T) (pids map[string]int, agents []*process) {
 	// Emulated, with so many captures at once, all agents are late: ports change hands slowly.
 	work := p.start(t, "shell", fmt.Sprintf("su -c '/lab/phone workload run -lab -far peer -behind behind -cgroups /sys/fs/cgroup -pause 400ms -rounds %d'", rounds))
 	work.until(t, regexp.MustCompile(`^workload: prepared$`))
-	pids = pidsOf(t, work.seen)
+	pids, err := verdict.Pids(strings.Join(work.seen, "\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
 	d := p.start(t, "shell", "su -c 'tcpdump -Z root --immediate-mode -B 16384 -s 4096 -U -i wlan0 -w "+truthDir+"/reference.pcap'")
 	d.until(t, tcpdumpLine)
 	for i, c := range truths {
@@ -155,20 +155,4 @@ func (p *phone) work(t *testing.T) (pids map[string]int, agents []*process) {
 		t.Errorf("the workload: exit code %d:\n%s", code, strings.Join(work.seen, "\n"))
 	}
 	return pids, agents
-}
-
-// pidsOf reads the processes that the workload tells.
-func pidsOf(t *testing.T, lines []string) map[string]int {
-	t.Helper()
-	of := map[string]int{}
-	for _, line := range lines {
-		if m := regexp.MustCompile(`^workload: process \d+ (\d+) (.*)$`).FindStringSubmatch(line); m != nil {
-			pid, err := strconv.Atoi(m[1])
-			if err != nil {
-				t.Fatal(err)
-			}
-			of[m[2]] = pid
-		}
-	}
-	return of
 }

@@ -143,16 +143,14 @@ end
 
 -- datagram returns what is the same for all fragments of a datagram, nil for what is none.
 local function datagram()
-    local src, dst = header(false)
     local mf, at, id, id6 = more(), offset(), ident(), ident6()
-    if not src then
+    local fragment = mf and at and (mf.value == true or mf.value == 1 or at.value > 0)
+    local of = id6 or fragment and id
+    if not of then
         return nil
-    elseif id6 then
-        return "fragment " .. src .. " " .. dst .. " " .. id6.value
-    elseif mf and at and id and (mf.value == true or mf.value == 1 or at.value > 0) then
-        return "fragment " .. src .. " " .. dst .. " " .. id.value
     end
-    return nil
+    local src, dst = header(false)
+    return src and "fragment " .. src .. " " .. dst .. " " .. of.value
 end
 
 local owners -- of packets by number, as the first pass found them: {owner, number of the packet that tells it}

@@ -6,9 +6,11 @@ package verdict
 import (
 	"cmp"
 	"fmt"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
+	"testing"
 
 	"droidtap/scripts/nettest"
 	"droidtap/scripts/workload"
@@ -43,6 +45,21 @@ func (r *Reference) Of(p nettest.Packet) (t workload.Truth, ok bool) {
 	key := workload.Key([]byte(p.Data))
 	t, ok = r.truth[key]
 	return t, ok
+}
+
+var processLine = regexp.MustCompile(`(?m)^workload: process \d+ (\d+) (.*)$`)
+
+// Pids reads the processes that the workload tells, as Processes has them.
+func Pids(said string) (map[string]int, error) {
+	of := map[string]int{}
+	for _, m := range processLine.FindAllStringSubmatch(said, -1) {
+		pid, err := strconv.Atoi(m[1])
+		if err != nil {
+			return nil, err
+		}
+		of[m[2]] = pid
+	}
+	return of, nil
 }
 
 // Said is what a packet's comment says.
@@ -123,8 +140,10 @@ func (r *Reference) Census() string {
 	return s.String()
 }
 
-// Ways tells how many packets come in and go out.
-func (r *Reference) Ways() (in, out int) {
+// Enough fails the test unless at least 10,000 packets come in and as many go out.
+func (r *Reference) Enough(tb testing.TB) {
+	tb.Helper()
+	in, out := 0, 0
 	for _, t := range r.Truths {
 		if t.Out {
 			out++
@@ -132,5 +151,7 @@ func (r *Reference) Ways() (in, out int) {
 			in++
 		}
 	}
-	return in, out
+	if in < 10000 || out < 10000 {
+		tb.Errorf("%d packets in and %d out:\n%s", in, out, r.Census())
+	}
 }
