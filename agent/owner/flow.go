@@ -42,7 +42,7 @@ func FlowOf(q Question) (f sockdiag.Flow, begins, ok bool) {
 	}
 	f = h.flow(q.Outgoing)
 	f.Ifindex = q.Ifindex
-	return f, h.begins && !h.quoted, true
+	return f, h.begins, true
 }
 
 // lifetime is how long the programs and we go by what was learnt of a flow, in ns (bpf/src/owner.h learnt). A TCP socket in

@@ -160,7 +160,7 @@ func (f *Finder) owner(h head, q Question, s sight) Answer {
 	case h.kind == nobodys, h.answering(s.outgoing):
 		return Answer{UID: pcapng.UIDNone}
 	}
-	s.begins = h.begins && !h.quoted
+	s.begins = h.begins
 	flow := h.flow(s.outgoing)
 	flow.Ifindex = q.Ifindex
 	e := f.cache.entry(flow)
@@ -289,7 +289,7 @@ func (f *Finder) Inode(q Question, uid uint32) uint32 {
 	flow := h.flow(s.outgoing)
 	flow.Ifindex = q.Ifindex
 	e := f.cache.entry(flow)
-	if s.begins = h.begins && !h.quoted; s.begins && e.open < s.at-skew {
+	if s.begins = h.begins; s.begins && e.open < s.at-skew {
 		e.inode = 0 // that of an earlier connection
 	}
 	inode := e.socket(uid, s, &f.closes)

@@ -27,7 +27,7 @@ type head struct {
 	kind     kind
 	protocol uint8
 	src, dst netip.AddrPort // of an echo the identifier is the port of src; of a later fragment there are none
-	begins   bool           // a TCP connection: SYN without ACK
+	begins   bool           // a TCP connection: SYN without ACK, not quoted
 	request  bool           // of an echo
 	// quoted says that this is the packet which an ICMP error is about, and which went the other way.
 	quoted bool
@@ -183,7 +183,7 @@ func (h *head) parseTransport(b []byte) head {
 		h.src = netip.AddrPortFrom(h.src.Addr(), be.Uint16(b))
 		h.dst = netip.AddrPortFrom(h.dst.Addr(), be.Uint16(b[2:]))
 		const flags, flagSYN, flagACK = 13, 0x02, 0x10 // RFC 9293, 3.1
-		h.begins = h.protocol == unix.IPPROTO_TCP && len(b) > flags && b[flags]&(flagSYN|flagACK) == flagSYN
+		h.begins = !h.quoted && h.protocol == unix.IPPROTO_TCP && len(b) > flags && b[flags]&(flagSYN|flagACK) == flagSYN
 	case unix.IPPROTO_ICMP, unix.IPPROTO_ICMPV6:
 		return h.parseICMP(b)
 	case unix.IPPROTO_IGMP:
