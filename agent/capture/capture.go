@@ -249,16 +249,16 @@ func (c *capture) loadProbe(p Probe, t plugin.Target) error {
 	}
 	r := &running{Probe: p, coll: coll, variant: variant}
 	if m := coll.Maps[events]; m != nil {
+		s := streamOf(p.Source)
 		wait := latency
-		if _, settles := p.Source.(plugin.Settler); settles {
+		if s.settle != nil {
 			wait = brief
 		}
-		ring, err := openRing(m, c.Buffer, t.Wakeup, wait, c.Log)
-		if err != nil {
+		if s.ring, err = openRing(m, c.Buffer, t.Wakeup, wait, c.Log); err != nil {
 			coll.Close()
 			return err
 		}
-		r.streams = []*stream{streamOf(p.Source, ring)}
+		r.streams = []*stream{s}
 	}
 	c.running = append(c.running, r)
 	return nil

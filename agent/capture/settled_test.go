@@ -113,7 +113,8 @@ func TestSettled(t *testing.T) {
 			ctx, stop := context.WithCancel(context.Background())
 			source := &settling{end: tc.end, asked: stop}
 			ring := &tenRecords{busyRing: busyRing{10, 64, true}, read: func() {}, flushed: make(chan struct{})}
-			s := streamOf(source, ring)
+			s := streamOf(source)
+			s.ring = ring
 			if !tc.settler {
 				s.settle, ring.read = nil, stop
 			}

@@ -19,9 +19,9 @@ type stream struct {
 	settle settle // nil: they are complete
 }
 
-// streamOf is the stream of a source's own ring.
-func streamOf(s plugin.Source, r ring) *stream {
-	of := &stream{ring: r, decode: s.Decode}
+// streamOf is the stream of a source's own ring, which is yet to be opened.
+func streamOf(s plugin.Source) *stream {
+	of := &stream{decode: s.Decode}
 	if settler, ok := s.(plugin.Settler); ok {
 		of.settle = settler.Settle
 	}
