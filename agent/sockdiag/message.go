@@ -120,8 +120,7 @@ func split(b []byte) (kind uint16, seq uint32, body, rest []byte, err error) {
 	return ne.Uint16(b[4:]), ne.Uint32(b[8:]), b[sizeHeader:size], rest, nil
 }
 
-// parse reads the answer to the request of that number: a socket; none, which ends a dump; or an error of the kernel's,
-// as a unix.Errno.
+// parse reads the answer to the request of that number: a socket, or an error of the kernel's, as a unix.Errno.
 func parse(b []byte, seq uint32) (Socket, error) {
 	for len(b) >= sizeHeader {
 		kind, of, body, rest, err := split(b)
