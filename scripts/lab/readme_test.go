@@ -180,9 +180,10 @@ func readmeLive(t *testing.T, r *readme, line string) {
 		}
 	}
 	// The agent's own line does not tell when it reaches the reader, so echoes
-	// are asked for until one is seen.
+	// are asked for until one is seen. Some may get no answer: what leaves while a
+	// clsact is made or deleted is lost (KNOWN_ISSUES.md).
 	eventually(t, "a packet arrives", func() bool {
-		r.shell(t, "/lab/phone udp "+peer+":443")
+		r.run(t, "/lab/phone udp "+peer+":443")
 		take()
 		return shown > 0
 	})
@@ -197,7 +198,7 @@ func readmeLive(t *testing.T, r *readme, line string) {
 	pr.interrupt(t)
 	pr.end(t)
 	eventually(t, "the agent ends once nobody reads", func() bool {
-		r.shell(t, "/lab/phone udp "+peer+":443")
+		r.run(t, "/lab/phone udp "+peer+":443")
 		_, code := r.run(t, "su -c 'pgrep -x agent'")
 		return code == 1
 	})
