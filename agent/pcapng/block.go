@@ -194,17 +194,20 @@ func limit(s string, n int) string {
 }
 
 // wholeBlocks returns the size of the whole blocks at the start of b, which this package made, and the number of
-// packets in them.
-func wholeBlocks(b []byte) (size int, packets uint64) {
+// packets and interfaces in them.
+func wholeBlocks(b []byte) (size int, packets uint64, interfaces int) {
 	for len(b)-size >= 12 {
 		length := int(le.Uint32(b[size+4:]))
 		if length > len(b)-size {
 			break
 		}
-		if le.Uint32(b[size:]) == blockPacket {
+		switch le.Uint32(b[size:]) {
+		case blockPacket:
 			packets++
+		case blockInterface:
+			interfaces++
 		}
 		size += length
 	}
-	return size, packets
+	return size, packets, interfaces
 }

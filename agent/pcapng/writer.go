@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
+	"slices"
 	"strings"
 )
 
@@ -16,21 +18,25 @@ const (
 
 var errNil = errors.New("write a pcapng block: it is nil")
 
-// Writer writes one pcapng section. It is not safe for concurrent use: one goroutine owns it.
+// Writer writes pcapng files of one section each, one after the other. It is not safe for concurrent use: one goroutine
+// owns it.
 //
 // If the output fails in the middle of a block and has a Truncate(int64) error method (as a regular file has), it is
-// cut back to the end of the last whole block, counted from the first byte this Writer wrote. An output that did not
+// cut back to the end of the last whole block, counted from the first byte this Writer wrote to it. An output that did not
 // begin empty must not have that method.
 type Writer struct {
+	section Section
 	out     io.Writer
 	buf     []byte // whole blocks that wait
 	queued  uint64 // packets in buf
 	written int64  // bytes of whole blocks in the output
-	packets uint64 // packets in the output
-	err     error  // of the first failed write, for good
+	packets uint64 // packets in all outputs
+	err     error  // of the first failed write
 
 	current map[int]uint32 // Index to the interface id of its latest Interface block
 	ids     map[identity]uint32
+	safe    int          // of ids: those whose blocks are in the output
+	latest  []*Interface // of each Index, in the order of the first ones: what the next file begins with
 }
 
 // identity is what makes two Interface blocks the same interface: an index may be given to another one later.
@@ -44,7 +50,8 @@ type identity struct {
 // 64 KiB, or Flush.
 func NewWriter(w io.Writer, s Section) *Writer {
 	writer := &Writer{
-		out: w,
+		section: s,
+		out:     w,
 		// Room for the largest packet behind an almost full buffer: only long comments make it grow.
 		buf:     make([]byte, 0, flushAt+maxData+1024),
 		current: make(map[int]uint32),
@@ -56,9 +63,14 @@ func NewWriter(w io.Writer, s Section) *Writer {
 
 // Write queues b and writes everything queued once that is 64 KiB or more. It keeps nothing of b.
 //
-// An Interface with the index, name and link type of an earlier one adds nothing to the file. The error is
-// ErrInterface, or that of the output, after which the Writer writes no more and always returns the same error.
+// An Interface with the index, name and link type of an earlier one adds nothing to the file, but the next file begins
+// with the later one. The error is ErrInterface, or that of the output, after which the Writer writes no more and always
+// returns the same error, until Resume or Next.
 func (w *Writer) Write(b Block) error {
+	i, isInterface := b.(*Interface)
+	if isInterface {
+		i = w.remember(i) // after a failure, too, for when it is over
+	}
 	if w.err != nil {
 		return w.err
 	}
@@ -72,7 +84,7 @@ func (w *Writer) Write(b Block) error {
 		w.buf = appendPacket(w.buf, id, b)
 		w.queued++
 	case *Interface:
-		w.describe(b)
+		w.identify(i)
 	case *Statistics:
 		id, ok := w.current[b.Interface]
 		if !ok {
@@ -103,21 +115,65 @@ func (w *Writer) Flush() error {
 	}
 	w.written += int64(n)
 	w.packets += w.queued
+	w.safe = len(w.ids)
 	w.queued = 0
 	w.buf = w.buf[:0]
 	return nil
 }
 
-// Packets returns the number of packets whose whole block has reached the output.
+// Packets returns the number of packets whose whole block has reached an output.
 func (w *Writer) Packets() uint64 { return w.packets }
 
-// describe makes b the interface of its index, and adds its block if it is new to the file.
-func (w *Writer) describe(b *Interface) {
+// Size returns how many bytes the file has, those that are queued included.
+func (w *Writer) Size() int64 { return w.written + int64(len(w.buf)) }
+
+// Queued returns how many bytes of them are queued.
+func (w *Writer) Queued() int { return len(w.buf) }
+
+// Waiting returns how many packets are among them.
+func (w *Writer) Waiting() uint64 { return w.queued }
+
+// Next begins another file, which stands alone: what the packets to come need of what was written is queued again. What was
+// queued for the one before is lost if Flush has not written it.
+func (w *Writer) Next(out io.Writer) {
+	w.out, w.written, w.safe = out, 0, 0
+	w.Resume()
+}
+
+// Resume has a Writer write again whose output had failed and may do so no more: it goes on behind the last whole block, to
+// which the output has been cut back. The packets and statistics that were queued are lost.
+func (w *Writer) Resume() {
+	w.queued, w.err = 0, nil
+	w.buf = w.buf[:0]
+	if w.written == 0 {
+		w.buf = appendSection(w.buf, w.section)
+	}
+	maps.DeleteFunc(w.ids, func(_ identity, id uint32) bool { return int(id) >= w.safe })
+	clear(w.current)
+	for _, i := range w.latest {
+		w.identify(i)
+	}
+}
+
+// remember makes b the interface of its index in files to come, and returns a copy of it.
+func (w *Writer) remember(b *Interface) *Interface {
+	kept := *b
+	kept.Name, kept.Filter = strings.Clone(b.Name), strings.Clone(b.Filter)
+	at := slices.IndexFunc(w.latest, func(i *Interface) bool { return i.Index == b.Index })
+	if at < 0 {
+		w.latest = append(w.latest, &kept)
+	} else {
+		w.latest[at] = &kept
+	}
+	return &kept
+}
+
+// identify makes b the interface of its index in this file, and adds its block if it is new to it.
+func (w *Writer) identify(b *Interface) {
 	key := identity{b.Index, b.Name, b.LinkType}
 	id, ok := w.ids[key]
 	if !ok {
 		id = uint32(len(w.ids))
-		key.name = strings.Clone(b.Name)
 		w.ids[key] = id
 		w.buf = appendInterface(w.buf, b)
 	}
@@ -126,11 +182,12 @@ func (w *Writer) describe(b *Interface) {
 
 // fail records that only n bytes of the buffer got out, and cuts the output back to its last whole block.
 func (w *Writer) fail(n int, err error) {
-	whole, packets := wholeBlocks(w.buf[:n])
+	whole, packets, interfaces := wholeBlocks(w.buf[:n])
 	w.written += int64(whole)
 	w.packets += packets
+	w.safe += interfaces
 	w.queued = 0
-	w.buf = nil
+	w.buf = w.buf[:0]
 	if f, ok := w.out.(interface{ Truncate(int64) error }); ok && whole < n {
 		err = errors.Join(err, f.Truncate(w.written))
 	}

@@ -1,0 +1,125 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package pcapng
+
+import (
+	"bytes"
+	"syscall"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// Each file begins with what its packets need, and what is written to it is what another Writer would write, but for
+// interfaces that a later one has replaced before.
+func TestNext(t *testing.T) {
+	var first, second, want bytes.Buffer
+	w, err := write(&first, sample())
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.Next(&second)
+	packet := &Packet{Interface: 7, Time: start, Data: udp}
+	if err := w.Write(packet); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	_, err = write(&want, []Block{&Interface{Index: 12, Name: "tun0", LinkType: Raw}, &Interface{Index: 7, Name: "rmnet_data0", LinkType: Raw}, packet})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(want.Bytes(), second.Bytes()); diff != "" {
+		t.Errorf("second file (-want +got):\n%s", diff)
+	}
+	if w.Packets() != 8 || w.Size() != int64(second.Len()) {
+		t.Errorf("%d packets, a file of %d bytes; want 8 and %d", w.Packets(), w.Size(), second.Len())
+	}
+}
+
+// An interface that is described again adds nothing to a file, and the next one has what was said last.
+func TestNextHasTheLatest(t *testing.T) {
+	var first, second bytes.Buffer
+	w, err := write(&first, []Block{&Interface{Index: 1, Name: "wlan0", Filter: "tcp"}, &Interface{Index: 1, Name: "wlan0", Filter: "udp"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.Next(&second)
+	if err := w.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	for file, filter := range map[*bytes.Buffer]string{&first: "\x00tcp", &second: "\x00udp"} {
+		blocks := walk(t, file.Bytes())
+		if len(blocks) != 2 || blocks[1].options[1].Value != filter {
+			t.Errorf("blocks %+v, want one interface with filter %q", blocks, filter)
+		}
+	}
+}
+
+// TestResume lets the output fail after every number of bytes, and has room again: all is written a second time, behind
+// the whole blocks of the first.
+func TestResume(t *testing.T) {
+	var whole bytes.Buffer
+	if _, err := write(&whole, sample()); err != nil {
+		t.Fatal(err)
+	}
+	for room := range whole.Len() {
+		for _, step := range []bool{false, true} {
+			out := &truncated{full{room: room, err: syscall.ENOSPC}}
+			w := NewWriter(out, section)
+			failed := error(nil)
+			for _, b := range sample() {
+				w.Write(b)
+				if step {
+					w.Flush()
+				}
+			}
+			if failed = w.Flush(); failed == nil {
+				t.Fatalf("room for %d: no error", room)
+			}
+			before := w.Packets()
+			out.room = 1 << 20
+			w.Resume()
+			if err := w.Write(&Packet{Interface: 7, Data: udp}); err != nil {
+				t.Fatalf("room for %d: %v", room, err)
+			}
+			if err := w.Write(&Packet{Interface: 12, Data: udp}); err != nil {
+				t.Fatalf("room for %d: %v", room, err)
+			}
+			if err := w.Flush(); err != nil {
+				t.Fatalf("room for %d: %v", room, err)
+			}
+			packets := check(t, out.Bytes(), []string{"rmnet_data0", "tun0"})
+			if packets != w.Packets() || packets != before+2 || int64(out.Len()) != w.Size() {
+				t.Fatalf("room for %d: %d packets, %d before, Packets() is %d", room, packets, before, w.Packets())
+			}
+		}
+	}
+}
+
+// check returns the packets of a file, and fails the test unless each names an interface that stands before it, and the
+// last ones those of the given names.
+func check(t *testing.T, file []byte, last []string) (packets uint64) {
+	t.Helper()
+	var names, of []string
+	for n, b := range walk(t, file) {
+		if (b.kind == blockSection) != (n == 0) {
+			t.Fatalf("block %d is of type %#x", n, b.kind)
+		}
+		switch b.kind {
+		case blockInterface:
+			names = append(names, b.options[0].Value)
+		case blockPacket:
+			id := le.Uint32(b.body)
+			if int(id) >= len(names) {
+				t.Fatalf("a packet of interface %d, of %d", id, len(names))
+			}
+			of = append(of, names[id])
+		}
+	}
+	if diff := cmp.Diff(last, of[max(0, len(of)-len(last)):]); diff != "" {
+		t.Fatalf("interfaces of the last packets (-want +got):\n%s", diff)
+	}
+	return uint64(len(of))
+}
