@@ -47,6 +47,7 @@ type Config struct {
 	Most        uint64        // packets after which to stop; 0: no limit
 	Duration    time.Duration // after which to stop, sleep included, from Ready on; 0: no limit
 	Unbuffered  bool          // each packet is written at once
+	Persist     bool          // where the output fails, packets are counted as ignored until it works again
 	Log         *slog.Logger
 	Ready       func(file string)                // called when everything is attached
 	Control     *Control                         // of this capture; nil: nobody changes it while it runs
@@ -56,7 +57,8 @@ type Config struct {
 // Summary is what became of the packets. One that was received is captured,
 // dropped or ignored, unless it came after Config.Most.
 type Summary struct {
-	File     string
+	File     string // the last one
+	Files    int
 	Captured uint64 // in the file
 	Ignored  uint64 // records that the agent could not decode or write
 	plugin.Counts
@@ -103,7 +105,9 @@ type running struct {
 // The error wraps ErrKernel, plan.ErrImpossible or os.ErrPermission, or is a usage error.
 func Run(ctx context.Context, abort <-chan struct{}, cfg Config) (sum Summary, err error) {
 	c := &capture{Config: cfg, start: time.Now(), failure: make(chan error, 1), abort: abort}
-	c.writer = newWriter(cfg.Most, cfg.Unbuffered)
+	rotator, _ := cfg.Output.(plugin.Rotator)
+	c.writer = newWriter(newFiles(func() (plugin.File, error) { return cfg.Output.Next(cfg.Label) }, rotator, cfg.Log), cfg.Most, cfg.Unbuffered)
+	c.writer.counts, c.writer.persist = c.soFar, cfg.Persist
 	u, err := kernel.ReadUname()
 	if err != nil {
 		return sum, err
@@ -142,12 +146,11 @@ func Run(ctx context.Context, abort <-chan struct{}, cfg Config) (sum Summary, e
 	if err := c.attach(target); err != nil {
 		return sum, errors.Join(err, c.detach(), c.end())
 	}
-	file, err := cfg.Output.Next(cfg.Label)
-	if err != nil {
+	if err := c.writer.begin(); err != nil {
 		return sum, errors.Join(err, c.detach(), c.end())
 	}
-	sum.File = file.Name()
-	err = c.run(ctx, target, &sum, file, pcapng.Section{
+	sum.File = c.writer.file.Name()
+	err = c.run(ctx, target, &sum, pcapng.Section{
 		Hardware:    u.Machine,
 		OS:          u.Sysname + " " + u.Release,
 		Application: cfg.Application,
@@ -158,14 +161,9 @@ func Run(ctx context.Context, abort <-chan struct{}, cfg Config) (sum Summary, e
 
 // run reads and writes until the end, then detaches, drains the rings and closes
 // the file. It fills in sum.
-func (c *capture) run(ctx context.Context, t plugin.Target, sum *Summary, file plugin.File, head pcapng.Section) error {
-	written := make(chan struct{})
-	var closeErr error
-	go func() {
-		defer close(written)
-		c.writer.run(pcapng.NewWriter(file, head))
-		closeErr = file.Close()
-	}()
+func (c *capture) run(ctx context.Context, t plugin.Target, sum *Summary, head pcapng.Section) error {
+	written := make(chan error, 1)
+	go func() { written <- c.writer.run(head) }()
 	c.begin()
 	c.Control.begin(c, t)
 	err := c.wait(ctx, sum.File)
@@ -174,7 +172,8 @@ func (c *capture) run(ctx context.Context, t plugin.Target, sum *Summary, file p
 	close(c.writer.in)
 	sum.Counts = c.counts
 	select {
-	case <-written:
+	case failed := <-written:
+		err = errors.Join(err, failed)
 	case <-c.abort:
 		sum.Captured = c.writer.written.Load()
 		if left := sum.Dropped + sum.Captured; left < sum.Received {
@@ -182,15 +181,10 @@ func (c *capture) run(ctx context.Context, t plugin.Target, sum *Summary, file p
 		}
 		return errors.Join(err, ErrAborted)
 	}
+	sum.File, sum.Files = c.writer.path, c.writer.opened
 	sum.Captured = c.writer.written.Load()
 	sum.Ignored = c.ignored + c.writer.lost()
-	if c.writer.err != nil {
-		return errors.Join(err, c.writer.err) // closeErr says the same again
-	}
-	if closeErr != nil {
-		closeErr = fmt.Errorf("close %s: %w", sum.File, closeErr)
-	}
-	return errors.Join(err, closeErr)
+	return err
 }
 
 // wait says that the capture to file is ready, and returns when it is to end, with what makes that an error.

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"time"
 
 	"github.com/cilium/ebpf"
 
@@ -80,6 +81,68 @@ func (ctl *Control) Replace(ctx context.Context, expr string) (err error) {
 		return err
 	}
 	return errors.New("nothing that is captured has a filter")
+}
+
+// Rotate ends the file that is written to, if it has packets, and returns its path: the next packet begins another one.
+// The path is "" where the file has no packet yet. The error wraps ErrNotRunning, or is a usage error where there is but one file.
+func (ctl *Control) Rotate() (path string, err error) {
+	err = ctl.write(func(w *writer) {
+		if w.file != nil && w.files.packets > 0 {
+			path = w.file.Name()
+			w.turn()
+		}
+	})
+	return path, err
+}
+
+// Flush has what was captured so far written. The error wraps ErrNotRunning.
+func (ctl *Control) Flush() error { return ctl.write((*writer).flush) }
+
+// write has f done with the writer of the running capture.
+func (ctl *Control) write(f func(*writer)) error {
+	c := ctl.running()
+	if c == nil || !c.writer.do(func() { f(c.writer) }) {
+		return ErrNotRunning
+	}
+	return nil
+}
+
+// Progress is what has become of a capture so far.
+type Progress struct {
+	Summary
+	Start time.Time
+	// Failing is why nothing is written at present, and what is captured is lost; "" if it is.
+	Failing string
+}
+
+// Progress counts until now. Records that are on their way to the file are in Received only. The error wraps ErrNotRunning.
+func (ctl *Control) Progress() (p Progress, err error) {
+	c := ctl.running()
+	if c == nil {
+		return p, ErrNotRunning
+	}
+	p.Start = c.start
+	err = ctl.write(func(w *writer) {
+		p.File, p.Files = w.path, w.opened
+		p.Captured, p.Ignored = w.out.Packets(), w.lost()-w.out.Waiting()
+		if w.pause.why != nil {
+			p.Failing = w.pause.why.Error()
+		}
+	})
+	ctl.mu.Lock() // the maps stay open meanwhile
+	defer ctl.mu.Unlock()
+	if ctl.c != c || err != nil {
+		return p, ErrNotRunning
+	}
+	for _, r := range c.running {
+		if counter, ok := r.Source.(plugin.Counter); ok {
+			counts, failed := counter.Counts(r.coll)
+			err = errors.Join(err, failed)
+			p.Counts.Add(counts)
+		}
+	}
+	p.Received -= min(p.Refused, p.Received)
+	return p, err
 }
 
 // outdated is how often a replacement is made anew because interfaces came or went meanwhile: they do so in bursts.

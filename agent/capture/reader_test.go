@@ -228,7 +228,7 @@ func TestWriterCounts(t *testing.T) {
 		{"the output fails", failing{full}, 0, 0, 10},
 	} {
 		t.Run(tc.rule, func(t *testing.T) {
-			w := newWriter(tc.most, true)
+			w := writerTo(t, tc.out, tc.most, true)
 			go func() {
 				defer close(w.in)
 				w.in <- &batch{blocks: []pcapng.Block{&pcapng.Interface{Index: 1, Name: "a", LinkType: pcapng.Raw}}}
@@ -236,7 +236,7 @@ func TestWriterCounts(t *testing.T) {
 					w.in <- &batch{blocks: []pcapng.Block{&pcapng.Packet{Interface: 1}, &pcapng.Packet{Interface: 1}}}
 				}
 			}()
-			w.run(pcapng.NewWriter(tc.out, pcapng.Section{}))
+			w.run(pcapng.Section{})
 			if got := w.written.Load(); got != tc.captured || w.lost() != tc.ignored {
 				t.Errorf("%d captured, %d lost, want %d and %d", got, w.lost(), tc.captured, tc.ignored)
 			}
@@ -260,12 +260,12 @@ func (f failing) Write([]byte) (int, error) { return 0, f.err }
 
 // A packet of an interface that was not described is counted, and nothing else is lost for it.
 func TestWriterStrayPacket(t *testing.T) {
-	w := newWriter(0, false)
+	w := writerTo(t, discard{}, 0, false)
 	go func() {
 		defer close(w.in)
 		w.in <- &batch{blocks: []pcapng.Block{&pcapng.Packet{Interface: 7}, &pcapng.Interface{Index: 1, Name: "a"}, &pcapng.Packet{Interface: 1}}}
 	}()
-	w.run(pcapng.NewWriter(discard{}, pcapng.Section{}))
+	w.run(pcapng.Section{})
 	if w.written.Load() != 1 || w.lost() != 1 || w.err != nil {
 		t.Errorf("%d written, %d lost, %v", w.written.Load(), w.lost(), w.err)
 	}

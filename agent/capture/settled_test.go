@@ -118,16 +118,16 @@ func TestSettled(t *testing.T) {
 			if !tc.settler {
 				s.settle, ring.read = nil, stop
 			}
+			var file namedBuffer
 			c := &capture{
 				Config:  Config{Ready: func(string) {}, Log: slog.New(slog.DiscardHandler)},
-				writer:  newWriter(0, false),
+				writer:  writerTo(t, &file, 0, false),
 				failure: make(chan error, 1),
 				running: []*running{{Probe: Probe{Name: "fake", Source: source}, attached: source, streams: []*stream{s}}},
 			}
 			c.emit(&pcapng.Interface{Index: 1, Name: "a"})
-			var file namedBuffer
 			var sum Summary
-			err := c.run(ctx, plugin.Target{}, &sum, &file, pcapng.Section{})
+			err := c.run(ctx, plugin.Target{}, &sum, pcapng.Section{})
 			if !errors.Is(err, tc.end) {
 				t.Errorf("error %v, want %v", err, tc.end)
 			}

@@ -185,11 +185,11 @@ func TestStageLeavesOut(t *testing.T) {
 	o.got(t)
 	o.got(t, 8)
 
-	w := newWriter(0, false)
+	w := writerTo(t, io.Discard, 0, false)
 	empty := newBatch()
 	w.in <- empty
 	close(w.in)
-	w.run(pcapng.NewWriter(io.Discard, pcapng.Section{}))
+	w.run(pcapng.Section{})
 	if len(w.empty) != 1 || <-w.empty != empty {
 		t.Error("an empty batch is not given back")
 	}

@@ -24,12 +24,7 @@ func (c *capture) statistics() error {
 		errs = append(errs, r.errs...)
 		counts, err := c.countsOf(r)
 		errs = append(errs, err)
-		c.counts.Received += counts.Received
-		c.counts.Refused += counts.Refused
-		c.counts.Dropped += counts.Dropped
-		c.counts.Unattributed += counts.Unattributed
-		c.counts.Instead = append(c.counts.Instead, counts.Instead...)
-		c.counts.Gaps = append(c.counts.Gaps, counts.Gaps...)
+		c.counts.Add(counts)
 		for _, s := range counts.Interfaces {
 			s.Time, s.Start, s.End = now, c.start.UnixNano(), now
 			c.send(&batch{blocks: []pcapng.Block{&s}})
@@ -58,4 +53,16 @@ func (c *capture) countsOf(r *running) (plugin.Counts, error) {
 		counts.Interfaces[0].Dropped = counts.Dropped
 	}
 	return counts, nil
+}
+
+// soFar returns what was counted of each interface until now. What cannot be read is told at the end.
+func (c *capture) soFar() []pcapng.Statistics {
+	var all []pcapng.Statistics
+	for _, r := range c.running {
+		if counter, ok := r.Source.(plugin.Counter); ok {
+			counts, _ := counter.Counts(r.coll)
+			all = append(all, counts.Interfaces...)
+		}
+	}
+	return all
 }

@@ -11,47 +11,65 @@ import (
 	"droidtap/agent/pcapng"
 )
 
-// flushEvery is how long a block may wait in the writer's buffer.
-const flushEvery = time.Second
+const (
+	// flushEvery is how long a block may wait in the writer's buffer, and syncEvery how long what was written may be lost
+	// by a power cut: a second in all.
+	flushEvery = 500 * time.Millisecond
+	syncEvery  = 500 * time.Millisecond
+	// retryEvery is how often a writer tries again that may go on when there is room, while packets come.
+	retryEvery = time.Second
+)
 
-// writer owns the file: nothing else writes to it while run runs.
+// writer owns the files: nothing else writes to them while run runs.
 type writer struct {
-	out   *pcapng.Writer // set by run
-	in    chan *batch
-	empty chan *batch // batches that readers may use again
-	most  uint64      // packets to write; 0: no limit
-	eager bool        // flush after each batch
-	after func(time.Duration) <-chan time.Time
+	*files
+	out    *pcapng.Writer // set by run
+	syncer *syncer
+	in     chan *batch
+	empty  chan *batch // batches that readers may use again
+	most   uint64      // packets to write; 0: no limit
+	eager  bool        // flush after each batch
+	// persist: a failure of the output pauses the writer, and does not end the capture.
+	persist bool
+	after   func(time.Duration) <-chan time.Time
+	now     func() time.Time
 
 	mu    sync.Mutex
 	aside []pcapng.Block // guarded by mu: to be written before the next batch
 	more  chan struct{}  // aside is not empty, as a rule
+	asked chan func()    // to be done on the writer's goroutine; see do
+	ended chan struct{}  // closed when nothing of that is done any more
 
-	enough    chan struct{}  // closed when most packets are written
+	enough    chan struct{}  // closed when there are enough packets or files
 	failed    chan struct{}  // closed when the output has failed
 	written   atomic.Uint64  // packets that have reached the output
 	packets   uint64         // handed to out
-	delivered map[int]uint64 // the same by interface
+	delivered map[int]uint64 // the same by interface, in this file
+	sated     bool           // enough is closed
 	err       error          // why failed is closed
 	ignored   uint64         // packets that could not be handed to out
 	notes     map[int][]note // by interface: comments for its next packet
+	pause     pause
 }
 
-// mostNotes is how many comments wait for the next packet of an interface: the last ones.
-const mostNotes = 8
-
-// note is a comment on an interface, from a time on.
-type note struct {
-	time int64 // ns, wall clock
-	text string
+// pause is when the output has failed and may do so no more.
+type pause struct {
+	why    error // nil: there is none
+	since  time.Time
+	next   time.Time // when it is tried again
+	trying bool      // it is being tried
+	said   bool      // a packet of this try has the comment on it
+	told   uint64    // packets that were lost, and are told in a file
 }
 
-func newWriter(most uint64, eager bool) *writer {
+func newWriter(f *files, most uint64, eager bool) *writer {
 	return &writer{
-		most: most, eager: eager, after: time.After,
+		files: f, most: most, eager: eager, after: time.After, now: time.Now,
 		in:        make(chan *batch, 4),
 		empty:     make(chan *batch, 4),
 		more:      make(chan struct{}, 1),
+		asked:     make(chan func()),
+		ended:     make(chan struct{}),
 		enough:    make(chan struct{}),
 		failed:    make(chan struct{}),
 		delivered: map[int]uint64{},
@@ -59,9 +77,17 @@ func newWriter(most uint64, eager bool) *writer {
 	}
 }
 
-// run writes to out what comes until in is closed, and flushes.
-func (w *writer) run(out *pcapng.Writer) {
-	w.out = out
+// run writes to the file that is open, and those after it, what comes until in is closed. The error is of files that could not
+// be closed, or of the output that failed: then failed is closed, too, unless the writer is one that persists.
+func (w *writer) run(head pcapng.Section) error {
+	w.out = pcapng.NewWriter(w.file, head)
+	go w.closeAll()
+	every := syncEvery
+	if w.eager {
+		every = 0
+	}
+	w.syncer = newSyncer(every, w.log)
+	defer w.syncer.end()
 	var due <-chan time.Time // of the blocks in the buffer; nil: there is none
 	for {
 		select {
@@ -72,18 +98,21 @@ func (w *writer) run(out *pcapng.Writer) {
 			}
 			w.writeAside()
 			if !open {
-				w.flush()
-				w.written.Store(out.Packets())
-				return
+				return w.finish()
 			}
 			w.writeAll(b.blocks)
 			w.recycle(b)
 		case <-w.more:
 			w.writeAside()
+		case f := <-w.asked:
+			f()
+		case <-w.over:
+			w.over = nil
+			w.fits()
 		case <-due:
 			w.flush()
-			w.written.Store(out.Packets())
 			due = nil
+			w.written.Store(w.out.Packets())
 			continue
 		}
 		switch {
@@ -92,7 +121,35 @@ func (w *writer) run(out *pcapng.Writer) {
 		case due == nil:
 			due = w.after(flushEvery)
 		}
-		w.written.Store(out.Packets())
+		w.written.Store(w.out.Packets())
+	}
+}
+
+// finish ends the last file. Its statistics have been sent.
+func (w *writer) finish() error {
+	w.flush()
+	w.written.Store(w.out.Packets())
+	w.files.end()
+	close(w.ended)
+	closed := w.wait()
+	switch {
+	case w.err != nil:
+		return w.err // that it cannot be closed says the same again
+	case w.pause.why != nil:
+		return errors.Join(w.pause.why, closed)
+	}
+	return closed
+}
+
+// do has f done on the writer's goroutine, waits for that and returns true, or false if the writer has ended.
+func (w *writer) do(f func()) bool {
+	done := make(chan struct{})
+	select {
+	case w.asked <- func() { f(); close(done) }:
+		<-done
+		return true
+	case <-w.ended:
+		return false
 	}
 }
 
@@ -119,7 +176,14 @@ func (w *writer) writeAside() {
 
 func (w *writer) writeAll(blocks []pcapng.Block) {
 	for _, block := range blocks {
-		w.write(block)
+		switch b := block.(type) {
+		case *pcapng.Packet:
+			w.writePacket(b)
+		case *pcapng.Statistics:
+			w.writeStatistics(b)
+		default:
+			w.write(b)
+		}
 	}
 }
 
@@ -132,70 +196,4 @@ func (w *writer) recycle(b *batch) {
 	case w.empty <- b:
 	default:
 	}
-}
-
-func (w *writer) write(block pcapng.Block) {
-	p, isPacket := block.(*pcapng.Packet)
-	if isPacket && w.most > 0 && w.packets == w.most {
-		return
-	}
-	if w.err != nil {
-		if isPacket {
-			w.ignored++
-		}
-		return
-	}
-	if s, ok := block.(*pcapng.Statistics); ok {
-		s.Delivered = w.delivered[s.Interface]
-		if s.Comment != "" {
-			notes := append(w.notes[s.Interface], note{s.Time, s.Comment})
-			w.notes[s.Interface] = notes[max(0, len(notes)-mostNotes):]
-		}
-	}
-	if isPacket && len(w.notes) > 0 {
-		w.annotate(p)
-	}
-	err := w.out.Write(block)
-	if err != nil && !errors.Is(err, pcapng.ErrInterface) {
-		w.fail(err)
-	}
-	switch {
-	case isPacket && err != nil:
-		w.ignored++
-	case isPacket:
-		w.packets++
-		w.delivered[p.Interface]++
-		if w.packets == w.most {
-			close(w.enough)
-		}
-	}
-}
-
-// annotate gives a packet the comments on its interface that are not younger. Records from before may still come after them.
-func (w *writer) annotate(p *pcapng.Packet) {
-	notes := w.notes[p.Interface]
-	for len(notes) > 0 && notes[0].time <= p.Time {
-		p.Comments = append(p.Comments, notes[0].text)
-		notes = notes[1:]
-	}
-	if w.notes[p.Interface] = notes; len(notes) == 0 {
-		delete(w.notes, p.Interface)
-	}
-}
-
-func (w *writer) flush() {
-	if w.err != nil {
-		return
-	}
-	if err := w.out.Flush(); err != nil {
-		w.fail(err)
-	}
-}
-
-// lost returns the packets that run took and that are not in the output.
-func (w *writer) lost() uint64 { return w.ignored + w.packets - w.out.Packets() }
-
-func (w *writer) fail(err error) {
-	w.err = err
-	close(w.failed)
 }

@@ -3,11 +3,29 @@
 package capture
 
 import (
+	"io"
+	"log/slog"
 	"testing"
 	"time"
 
 	"droidtap/agent/pcapng"
+	"droidtap/agent/plugin"
 )
+
+// writerTo returns a writer with one file, which is out.
+func writerTo(t *testing.T, out io.Writer, most uint64, eager bool) *writer {
+	t.Helper()
+	f := newFiles(func() (plugin.File, error) { return unnamed{out}, nil }, nil, slog.New(slog.DiscardHandler))
+	if err := f.begin(); err != nil {
+		t.Fatal(err)
+	}
+	return newWriter(f, most, eager)
+}
+
+type unnamed struct{ io.Writer }
+
+func (unnamed) Name() string { return "a file" }
+func (unnamed) Close() error { return nil }
 
 // arrivals has what is written to it.
 type arrivals chan int
@@ -16,12 +34,12 @@ func (a arrivals) Write(b []byte) (int, error) { a <- len(b); return len(b), nil
 
 // The first block that stays in the buffer starts the time after which it is written, and nothing else does.
 func TestWriterFlushes(t *testing.T) {
-	w := newWriter(0, false)
+	out, ended := make(arrivals, 10), make(chan struct{})
+	w := writerTo(t, out, 0, false)
 	asked := make(chan time.Duration, 10)
 	due := make(chan time.Time)
 	w.after = func(d time.Duration) <-chan time.Time { asked <- d; return due }
-	out, ended := make(arrivals, 10), make(chan struct{})
-	go func() { w.run(pcapng.NewWriter(out, pcapng.Section{})); close(ended) }()
+	go func() { w.run(pcapng.Section{}); close(ended) }()
 	block := func(n int) *batch { return &batch{blocks: []pcapng.Block{&pcapng.Interface{Index: n, Name: "a"}}} }
 	for round := range 3 {
 		w.in <- block(2 * round)

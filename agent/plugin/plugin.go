@@ -138,6 +138,17 @@ type Counts struct {
 	Gaps         []Gap               // in the order of Interfaces, of those that have any
 }
 
+// Add adds the totals of another source.
+func (c *Counts) Add(other Counts) {
+	c.Received += other.Received
+	c.Refused += other.Refused
+	c.Dropped += other.Dropped
+	c.Unattributed += other.Unattributed
+	c.Interfaces = append(c.Interfaces, other.Interfaces...)
+	c.Instead = append(c.Instead, other.Instead...)
+	c.Gaps = append(c.Gaps, other.Gaps...)
+}
+
 // Gap is when nothing was captured of what was to be, in all.
 type Gap struct {
 	Name     string        // of the interface
@@ -205,19 +216,53 @@ type Output struct {
 
 // Opener hands out the files that a capture is written to.
 type Opener interface {
-	// Next opens the next file. label names what is captured, for file names.
+	// Next opens the first file, and the next one each time that a Rotator said so. label names what is captured, for file
+	// names. The error wraps ErrNoRoom, or the system's ENOSPC or EDQUOT, where there may be room later.
 	Next(label string) (File, error)
 }
+
+// Rotator is what an Opener may also be: it may want several files. A file without packets is always kept.
+type Rotator interface {
+	// Full is asked before each packet, and when the time of a file is over.
+	Full(Filling) Verdict
+	// Lasts is asked at the first packet of a file, and tells how long the file lasts from then on, by the boot clock; 0: it
+	// has no end.
+	Lasts() time.Duration
+}
+
+// Filling is what is in the file that was opened last.
+type Filling struct {
+	Bytes   int64 // those that are not yet written included, before they are compressed
+	Packets uint64
+}
+
+// Verdict is what is to become of a file.
+type Verdict int
+
+// The verdicts of a Rotator.
+const (
+	Keep Verdict = iota
+	Next         // the next packet begins another file
+	End          // the capture ends with this file
+)
 
 // Stdouter is what an Opener may also be: it tells whether standard output is
 // what it opens, on which then nothing else may be written.
 type Stdouter interface{ Stdout() bool }
 
-// File is one destination. Name is its path, or "standard output".
+// File is one destination. Name is its path, or "standard output". Write fails as Next does where there is no room. What
+// has a Truncate(int64) error method began empty.
 type File interface {
 	io.WriteCloser
 	Name() string
 }
+
+// Syncer is what a File may also be. Sync returns when what was written survives a power cut. It may be called from any
+// goroutine, also after Close, and then returns os.ErrClosed.
+type Syncer interface{ Sync() error }
+
+// ErrNoRoom is wrapped by the error of a Write or Next that would leave less room than the user wants.
+var ErrNoRoom = errors.New("no room")
 
 // Labeler is what a Source may also be: it names what it captures, in a word
 // that fits a file name ("wlan0", "any").

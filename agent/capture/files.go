@@ -1,0 +1,189 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package capture
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"time"
+
+	"droidtap/agent/boottime"
+	"droidtap/agent/pcapng"
+	"droidtap/agent/plugin"
+)
+
+// files are what a writer writes to, one after the other. Its goroutine owns them.
+type files struct {
+	open    func() (plugin.File, error)
+	rotator plugin.Rotator                                      // nil: one file for all
+	counts  func() []pcapng.Statistics                          // so far, for the end of a file
+	timer   func(time.Duration) (<-chan struct{}, func() error) // see bootTimer
+	log     *slog.Logger
+
+	file    plugin.File               // nil: the next packet begins one
+	path    string                    // of file, or of the one before
+	opened  int                       // how many were
+	packets uint64                    // in file
+	began   time.Time                 // file's time, for its statistics
+	before  map[int]pcapng.Statistics // what was counted before file, by interface
+	over    <-chan struct{}           // file's time is; nil: it has none
+	stop    func() error              // the timer behind over
+
+	closing chan plugin.File // to be closed while the writer goes on
+	closed  chan error       // that all are; with what failed
+}
+
+// mostClosing is how many files may wait until they are on the disk before the writer waits, too.
+const mostClosing = 4
+
+func newFiles(open func() (plugin.File, error), rotator plugin.Rotator, log *slog.Logger) *files {
+	return &files{
+		open: open, rotator: rotator, log: log,
+		counts:  func() []pcapng.Statistics { return nil },
+		timer:   bootTimer,
+		before:  map[int]pcapng.Statistics{},
+		closing: make(chan plugin.File, mostClosing),
+		closed:  make(chan error, 1),
+	}
+}
+
+// bootTimer returns what is closed after d of the boot clock, and what frees it. A timer that cannot be had is over never:
+// then only packets end a file.
+func bootTimer(d time.Duration) (<-chan struct{}, func() error) {
+	t, err := boottime.NewTimer(d)
+	if err != nil {
+		slog.Warn("a file without packets stays open beyond its time", "because", err)
+		return nil, func() error { return nil }
+	}
+	return t.C, t.Stop
+}
+
+// begin opens the next file.
+func (f *files) begin() error {
+	file, err := f.open()
+	if err != nil {
+		return err
+	}
+	f.file, f.path, f.packets, f.began = file, file.Name(), 0, time.Now()
+	if f.opened++; f.opened > 1 {
+		f.log.Info("next file", "path", file.Name())
+	}
+	return nil
+}
+
+// full tells what is to be done before a packet is written to the file, which has that many bytes.
+func (f *files) full(size int64) plugin.Verdict {
+	if f.rotator == nil || f.packets == 0 {
+		return plugin.Keep // an empty file would only make room for another one
+	}
+	return f.rotator.Full(plugin.Filling{Bytes: size, Packets: f.packets})
+}
+
+// count counts a packet in the file, whose time begins with the first one.
+func (f *files) count() {
+	if f.packets++; f.packets > 1 || f.rotator == nil {
+		return
+	}
+	if d := f.rotator.Lasts(); d > 0 {
+		f.over, f.stop = f.timer(d)
+	}
+}
+
+// since makes what was counted in all what was counted since the file began.
+func (f *files) since(s *pcapng.Statistics) {
+	b := f.before[s.Interface]
+	s.Received -= min(b.Received, s.Received)
+	s.Accepted -= min(b.Accepted, s.Accepted)
+	s.Dropped -= min(b.Dropped, s.Dropped)
+	if s.Start != 0 {
+		s.Start = f.began.UnixNano()
+	}
+}
+
+// end has the file closed in the background.
+func (f *files) end() {
+	if f.stop != nil {
+		if err := f.stop(); err != nil {
+			f.log.Warn(err.Error())
+		}
+	}
+	f.over, f.stop = nil, nil
+	if f.file != nil {
+		f.closing <- f.file
+		f.file = nil
+	}
+}
+
+// wait returns when all files are closed. There is none after it.
+func (f *files) wait() error {
+	close(f.closing)
+	return <-f.closed
+}
+
+func (f *files) closeAll() {
+	var first error
+	for file := range f.closing {
+		if err := file.Close(); err != nil {
+			err = fmt.Errorf("close %s: %w", file.Name(), err)
+			if first == nil {
+				first = err
+				continue // it is said at the end
+			}
+			f.log.Warn(err.Error())
+		}
+	}
+	f.closed <- first
+}
+
+// syncer has what is written survive a power cut, a little later and without holding up the writer.
+type syncer struct {
+	every time.Duration // from the start of a sync to the next; 0: at once
+	dirty chan plugin.Syncer
+	ended chan struct{}
+	log   *slog.Logger
+}
+
+func newSyncer(every time.Duration, log *slog.Logger) *syncer {
+	s := &syncer{every: every, log: log, dirty: make(chan plugin.Syncer, 1), ended: make(chan struct{})}
+	go s.run()
+	return s
+}
+
+// wrote says that there is more in a file, whose turn it may be already.
+func (s *syncer) wrote(f plugin.File) {
+	syncs, ok := f.(plugin.Syncer)
+	if !ok {
+		return
+	}
+	select {
+	case s.dirty <- syncs:
+	default:
+	}
+}
+
+func (s *syncer) run() {
+	failed := false
+	for {
+		select {
+		case <-s.ended:
+			return
+		case f := <-s.dirty:
+			began := time.Now()
+			// One that was closed meanwhile is on the disk.
+			err := f.Sync()
+			if err != nil && !errors.Is(err, os.ErrClosed) && !failed {
+				failed = true
+				s.log.Warn("what was captured may not survive a power cut", "because", err)
+			}
+			select {
+			case <-s.ended:
+				return
+			case <-time.After(s.every - time.Since(began)):
+			}
+		}
+	}
+}
+
+func (s *syncer) end() { close(s.ended) }
