@@ -26,7 +26,10 @@ func TestNext(t *testing.T) {
 	if err := w.Flush(); err != nil {
 		t.Fatal(err)
 	}
-	_, err = write(&want, []Block{&Interface{Index: 12, Name: "tun0", LinkType: Raw}, &Interface{Index: 7, Name: "rmnet_data0", LinkType: Raw}, packet})
+	_, err = write(&want, []Block{
+		&Interface{Index: 12, Name: "tun0", LinkType: Raw}, &Interface{Index: 7, Name: "rmnet_data0", LinkType: Raw},
+		sampleNames, sampleSecrets, packet,
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -60,49 +63,51 @@ func TestNextHasTheLatest(t *testing.T) {
 // TestResume lets the output fail after every number of bytes, and has room again: all is written a second time, behind
 // the whole blocks of the first.
 func TestResume(t *testing.T) {
-	var whole bytes.Buffer
-	if _, err := write(&whole, sample()); err != nil {
-		t.Fatal(err)
-	}
-	for room := range whole.Len() {
-		for _, step := range []bool{false, true} {
-			out := &truncated{full{room: room, err: syscall.ENOSPC}}
-			w := NewWriter(out, section)
-			failed := error(nil)
-			for _, b := range sample() {
-				w.Write(b)
-				if step {
-					w.Flush()
+	for name, newWriter := range formats {
+		t.Run(name, func(t *testing.T) {
+			for room := range len(fileOf(t, newWriter)) {
+				for _, step := range []bool{false, true} {
+					out := &truncated{full{room: room, err: syscall.ENOSPC}}
+					w := newWriter(out)
+					for _, b := range sample() {
+						w.Write(b)
+						if step {
+							w.Flush()
+						}
+					}
+					if w.Flush() == nil {
+						t.Fatalf("room for %d: no error", room)
+					}
+					before := w.Packets()
+					out.room = 1 << 20
+					w.Resume()
+					for _, index := range []int{7, 12} {
+						if err := w.Write(&Packet{Interface: index, Data: udp}); err != nil {
+							t.Fatalf("room for %d: %v", room, err)
+						}
+					}
+					if err := w.Flush(); err != nil {
+						t.Fatalf("room for %d: %v", room, err)
+					}
+					size, packets, err := Whole(bytes.NewReader(out.Bytes()))
+					if w.classic == nil {
+						check(t, out.Bytes(), []string{"rmnet_data0", "tun0"})
+					}
+					if packets != w.Packets() || packets != before+2 || int64(out.Len()) != w.Size() || size != w.Size() || err != nil {
+						t.Fatalf("room for %d: %d packets and %d bytes, %d before, Packets() is %d: %v", room, packets, size, before, w.Packets(), err)
+					}
 				}
 			}
-			if failed = w.Flush(); failed == nil {
-				t.Fatalf("room for %d: no error", room)
-			}
-			before := w.Packets()
-			out.room = 1 << 20
-			w.Resume()
-			if err := w.Write(&Packet{Interface: 7, Data: udp}); err != nil {
-				t.Fatalf("room for %d: %v", room, err)
-			}
-			if err := w.Write(&Packet{Interface: 12, Data: udp}); err != nil {
-				t.Fatalf("room for %d: %v", room, err)
-			}
-			if err := w.Flush(); err != nil {
-				t.Fatalf("room for %d: %v", room, err)
-			}
-			packets := check(t, out.Bytes(), []string{"rmnet_data0", "tun0"})
-			if packets != w.Packets() || packets != before+2 || int64(out.Len()) != w.Size() {
-				t.Fatalf("room for %d: %d packets, %d before, Packets() is %d", room, packets, before, w.Packets())
-			}
-		}
+		})
 	}
 }
 
-// check returns the packets of a file, and fails the test unless each names an interface that stands before it, and the
-// last ones those of the given names.
-func check(t *testing.T, file []byte, last []string) (packets uint64) {
+// check fails the test unless each packet of a file names an interface that stands before it, the last ones those of the
+// given names, and what is known of addresses and connections stands before them.
+func check(t *testing.T, file []byte, last []string) {
 	t.Helper()
 	var names, of []string
+	known := map[uint32]int{}
 	for n, b := range walk(t, file) {
 		if (b.kind == blockSection) != (n == 0) {
 			t.Fatalf("block %d is of type %#x", n, b.kind)
@@ -116,10 +121,14 @@ func check(t *testing.T, file []byte, last []string) (packets uint64) {
 				t.Fatalf("a packet of interface %d, of %d", id, len(names))
 			}
 			of = append(of, names[id])
+		case blockNames, blockSecrets:
+			known[b.kind] = len(of)
 		}
 	}
 	if diff := cmp.Diff(last, of[max(0, len(of)-len(last)):]); diff != "" {
 		t.Fatalf("interfaces of the last packets (-want +got):\n%s", diff)
 	}
-	return uint64(len(of))
+	if known[blockNames] != len(of)-len(last) || known[blockSecrets] != len(of)-len(last) {
+		t.Fatalf("of %d packets, so many stand before names and secrets: %v", len(of), known)
+	}
 }

@@ -1,12 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package pcapng writes packets, interfaces and interface statistics as a pcapng file that stays readable
-// whatever happens to its output.
+// Package pcapng writes packets, and what is known of their interfaces, as a pcapng file that stays readable whatever
+// happens to its output, or the packets alone as a pcap file.
 //
 // Section numbers in comments are those of draft-ietf-opsawg-pcapng.
 package pcapng
 
-import "errors"
+import (
+	"errors"
+	"net/netip"
+)
 
 // LinkType is a LINKTYPE_ value of https://www.tcpdump.org/linktypes.html.
 type LinkType uint16
@@ -15,6 +18,8 @@ type LinkType uint16
 const (
 	Ethernet LinkType = 1   // LINKTYPE_ETHERNET
 	Raw      LinkType = 101 // LINKTYPE_RAW: the packet begins with its IPv4 or IPv6 header
+
+	linuxSLL2 LinkType = 276 // LINKTYPE_LINUX_SLL2: of a pcap file in which packets have several
 )
 
 // Direction is the way of a packet, seen from this host: bits 0-1 of epb_flags (section 4.3.1).
@@ -35,7 +40,7 @@ type Section struct {
 	Comment     string // the command line
 }
 
-// Block is what a Writer writes: *Interface, *Packet or *Statistics.
+// Block is what a Writer writes: *Interface, *Packet, *Statistics, *Names or *Secrets.
 type Block interface{ block() }
 
 // Interface describes an interface before the first packet of it. Empty strings are left out.
@@ -47,6 +52,10 @@ type Interface struct {
 	Snaplen     uint32 // bytes; 0 means no limit
 	Filter      string // the expression as the user wrote it
 	OS          string
+
+	// For pcap files of several link types, which name an interface by them in each packet; not in pcapng.
+	Kernel   uint32 // the kernel's index of it
+	Hardware uint16 // ARPHRD_*; 0 is taken as what has the link type, as a rule
 }
 
 // Packet is one captured packet. The Writer copies what it needs: Data and Comments stay the caller's.
@@ -81,10 +90,41 @@ type Statistics struct {
 	Comment    string
 }
 
+// Names are what addresses are called (section 4.5). They are repeated at the start of each file: those of the 4,096
+// addresses that were named last.
+type Names struct{ Records []Name }
+
+// Name is the names of an address, which replace those that it had; none: it is not repeated any more. At most 8 of
+// them are written, of at most 255 bytes each.
+type Name struct {
+	Address netip.Addr
+	Names   []string
+}
+
+// Secrets are what decrypts the packets behind them (section 4.7). They are repeated at the start of each file, those of the
+// 4,096 keys that were written last, until others have the same Key.
+type Secrets struct {
+	Key  string // for the caller to choose: a connection's name, say
+	Type SecretsType
+	Data []byte // at most 262,144 bytes are written; none: those of Key are not repeated any more
+}
+
+// SecretsType tells what Secrets have in their Data.
+type SecretsType uint32
+
+// TLSKeyLog is the lines of an SSLKEYLOGFILE.
+const TLSKeyLog SecretsType = 0x544c534b
+
 func (*Interface) block()  {}
 func (*Packet) block()     {}
 func (*Statistics) block() {}
+func (*Names) block()      {}
+func (*Secrets) block()    {}
 
 // ErrInterface is the error of a packet or statistics whose interface no Interface block has described. The block is
 // not written; the Writer stays usable.
 var ErrInterface = errors.New("interface not described")
+
+// ErrLinkType is the error of a packet whose link type is not that of the pcap file, which has but one. It is not
+// written; the Writer stays usable.
+var ErrLinkType = errors.New("a pcap file has but one link type, and it is not this packet's")

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"net/netip"
 	"slices"
 	"strings"
 )
@@ -18,7 +19,7 @@ const (
 
 var errNil = errors.New("write a pcapng block: it is nil")
 
-// Writer writes pcapng files of one section each, one after the other. It is not safe for concurrent use: one goroutine
+// Writer writes pcapng files of one section each, or pcap files, one after the other. It is not safe for concurrent use: one goroutine
 // owns it.
 //
 // If the output fails in the middle of a block and has a Truncate(int64) error method (as a regular file has), it is
@@ -33,10 +34,13 @@ type Writer struct {
 	packets uint64 // packets in all outputs
 	err     error  // of the first failed write
 
-	current map[int]uint32 // Index to the interface id of its latest Interface block
+	current map[int]uint32 // Index to the interface id of its latest Interface block; for pcap: to where it is in latest
 	ids     map[identity]uint32
 	safe    int          // of ids: those whose blocks are in the output
 	latest  []*Interface // of each Index, in the order of the first ones: what the next file begins with
+	names   recent[netip.Addr, []string]
+	secrets recent[string, Secrets]
+	classic *classic // nil: the files are pcapng
 }
 
 // identity is what makes two Interface blocks the same interface: an index may be given to another one later.
@@ -64,16 +68,31 @@ func NewWriter(w io.Writer, s Section) *Writer {
 // Write queues b and writes everything queued once that is 64 KiB or more. It keeps nothing of b.
 //
 // An Interface with the index, name and link type of an earlier one adds nothing to the file, but the next file begins
-// with the later one. The error is ErrInterface, or that of the output, after which the Writer writes no more and always
-// returns the same error, until Resume or Next.
+// with the later one. Names and Secrets that the file has already add nothing to it either. The error is ErrInterface or
+// ErrLinkType, or that of the output, after which the Writer writes no more and always returns the same error, until Resume
+// or Next.
 func (w *Writer) Write(b Block) error {
-	i, isInterface := b.(*Interface)
-	if isInterface {
-		i = w.remember(i) // after a failure, too, for when it is over
+	if b == nil {
+		return errNil
 	}
+	b = w.remember(b) // after a failure, too, for when it is over
 	if w.err != nil {
 		return w.err
 	}
+	var err error
+	if w.classic != nil {
+		err = w.addRecord(b)
+	} else {
+		err = w.addBlock(b)
+	}
+	if err != nil || len(w.buf) < flushAt {
+		return err
+	}
+	return w.Flush()
+}
+
+// addBlock queues a block of a pcapng file.
+func (w *Writer) addBlock(b Block) error {
 	// A type switch instead of a method of Block, so that a *Packet need not live on the heap.
 	switch b := b.(type) {
 	case *Packet:
@@ -84,24 +103,26 @@ func (w *Writer) Write(b Block) error {
 		w.buf = appendPacket(w.buf, id, b)
 		w.queued++
 	case *Interface:
-		w.identify(i)
+		w.identify(b)
 	case *Statistics:
 		id, ok := w.current[b.Interface]
 		if !ok {
 			return fmt.Errorf("statistics of interface %d: %w", b.Interface, ErrInterface)
 		}
 		w.buf = appendStatistics(w.buf, id, b)
-	default:
-		return errNil
+	case *Names:
+		w.buf = appendNames(w.buf, b.Records)
+	case *Secrets:
+		w.buf = appendSecrets(w.buf, b)
 	}
-	if len(w.buf) < flushAt {
-		return nil
-	}
-	return w.Flush()
+	return nil
 }
 
 // Flush writes what is queued. Its errors are those of Write.
 func (w *Writer) Flush() error {
+	if w.err == nil && w.classic != nil {
+		w.addHead()
+	}
 	if w.err != nil || len(w.buf) == 0 {
 		return w.err
 	}
@@ -145,6 +166,12 @@ func (w *Writer) Next(out io.Writer) {
 func (w *Writer) Resume() {
 	w.queued, w.err = 0, nil
 	w.buf = w.buf[:0]
+	if w.classic != nil {
+		if w.written == 0 {
+			w.classic.linkType = 0
+		}
+		return
+	}
 	if w.written == 0 {
 		w.buf = appendSection(w.buf, w.section)
 	}
@@ -153,17 +180,35 @@ func (w *Writer) Resume() {
 	for _, i := range w.latest {
 		w.identify(i)
 	}
+	w.recall()
 }
 
-// remember makes b the interface of its index in files to come, and returns a copy of it.
-func (w *Writer) remember(b *Interface) *Interface {
+// remember keeps what files to come begin with, and returns what the one that is written lacks of b.
+func (w *Writer) remember(b Block) Block {
+	switch b := b.(type) {
+	case *Interface:
+		return w.rememberInterface(b)
+	case *Names:
+		return w.rememberNames(b)
+	case *Secrets:
+		return w.rememberSecrets(b)
+	}
+	return b
+}
+
+// rememberInterface makes b the interface of its index in files to come, and returns a copy of it.
+func (w *Writer) rememberInterface(b *Interface) *Interface {
 	kept := *b
 	kept.Name, kept.Filter = strings.Clone(b.Name), strings.Clone(b.Filter)
 	at := slices.IndexFunc(w.latest, func(i *Interface) bool { return i.Index == b.Index })
 	if at < 0 {
+		at = len(w.latest)
 		w.latest = append(w.latest, &kept)
 	} else {
 		w.latest[at] = &kept
+	}
+	if w.classic != nil {
+		w.current[b.Index] = uint32(at)
 	}
 	return &kept
 }
@@ -183,6 +228,9 @@ func (w *Writer) identify(b *Interface) {
 // fail records that only n bytes of the buffer got out, and cuts the output back to its last whole block.
 func (w *Writer) fail(n int, err error) {
 	whole, packets, interfaces := wholeBlocks(w.buf[:n])
+	if w.classic != nil {
+		whole, packets = wholeRecords(w.buf[:n], w.written == 0)
+	}
 	w.written += int64(whole)
 	w.packets += packets
 	w.safe += interfaces

@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"net/netip"
 	"strings"
 	"testing"
 	"unicode/utf8"
@@ -31,6 +32,16 @@ var udp = []byte{
 
 var ethernet = append([]byte{2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1, 8, 0}, udp...)
 
+var sampleNames = &Names{[]Name{
+	{netip.MustParseAddr("10.0.0.2"), []string{"dns.example", "resolver.example"}},
+	{netip.MustParseAddr("2001:db8::1"), []string{"wlan.example"}},
+}}
+
+var sampleSecrets = &Secrets{
+	Key: "10.0.0.1:40000", Type: TLSKeyLog,
+	Data: []byte("CLIENT_RANDOM " + strings.Repeat("00", 32) + " " + strings.Repeat("11", 48) + "\n"),
+}
+
 // sample is a small capture with one of everything: 7 packets on 3 interfaces.
 func sample() []Block {
 	return []Block{
@@ -48,6 +59,8 @@ func sample() []Block {
 		&Packet{Interface: 12, Time: start + 1_000_000_000, Data: ethernet[:43], Length: 1514},
 		&Packet{Interface: 7, Time: start + 2_000_000_000, Direction: Outbound},
 		&Packet{Interface: 7, Time: start + 3_000_000_000, Data: udp, Length: 0},
+		sampleNames,
+		sampleSecrets,
 		&Interface{Index: 12, Name: "tun0", LinkType: Raw},
 		&Packet{Interface: 12, Time: start + 4_000_000_000, Data: udp[:29], Length: 32, Direction: Inbound},
 		&Packet{Interface: 12, Time: start + 4_000_000_000, Data: udp[:30], Length: 32, Comments: []string{"x\xff"}},
@@ -85,7 +98,7 @@ type option struct {
 // walk splits a file into its blocks, and fails the test at the first byte that is out of place.
 func walk(t *testing.T, file []byte) []block {
 	t.Helper()
-	fixed := map[uint32]int{blockSection: 16, blockInterface: 8, blockPacket: 20, blockStatistics: 12}
+	fixed := map[uint32]int{blockSection: 16, blockInterface: 8, blockPacket: 20, blockStatistics: 12, blockNames: 0, blockSecrets: 8}
 	var blocks []block
 	for len(file) > 0 {
 		if len(file) < 12 {
@@ -100,8 +113,11 @@ func walk(t *testing.T, file []byte) []block {
 			t.Fatalf("block of type %#x", kind)
 		}
 		b := block{kind: kind, body: file[8 : length-4]}
-		if kind == blockPacket {
+		switch kind {
+		case blockPacket:
 			n += (int(le.Uint32(b.body[12:])) + 3) &^ 3
+		case blockSecrets:
+			n += (int(le.Uint32(b.body[4:])) + 3) &^ 3
 		}
 		b.options = walkOptions(t, b.body[n:])
 		blocks = append(blocks, b)
