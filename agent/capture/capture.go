@@ -47,6 +47,7 @@ type Config struct {
 	Most        uint64        // packets after which to stop; 0: no limit
 	Duration    time.Duration // after which to stop, sleep included, from Ready on; 0: no limit
 	Unbuffered  bool          // each packet is written at once
+	Classic     bool          // write pcap files, not pcapng
 	Persist     bool          // where the output fails, packets are counted as ignored until it works again
 	Log         *slog.Logger
 	Ready       func(file string)                // called when everything is attached
@@ -108,6 +109,9 @@ func Run(ctx context.Context, abort <-chan struct{}, cfg Config) (sum Summary, e
 	rotator, _ := cfg.Output.(plugin.Rotator)
 	c.writer = newWriter(newFiles(func() (plugin.File, error) { return cfg.Output.Next(cfg.Label) }, rotator, cfg.Log), cfg.Most, cfg.Unbuffered)
 	c.writer.counts, c.writer.persist = c.soFar, cfg.Persist
+	if cfg.Classic {
+		c.writer.format = func(out io.Writer, _ pcapng.Section) *pcapng.Writer { return pcapng.NewClassic(out, c.mixed()) }
+	}
 	u, err := kernel.ReadUname()
 	if err != nil {
 		return sum, err
@@ -207,6 +211,14 @@ func (c *capture) wait(ctx context.Context, file string) (err error) {
 	case err = <-c.failure:
 	}
 	return err
+}
+
+// mixed tells whether packets may come to have other link types than those of the interfaces at the start.
+func (c *capture) mixed() bool {
+	return slices.ContainsFunc(c.Probes, func(p Probe) bool {
+		m, ok := p.Source.(plugin.Mixer)
+		return ok && m.Mixed()
+	})
 }
 
 // load loads the objects of every source and opens their rings. A probe that cannot

@@ -4,6 +4,7 @@ package capture
 
 import (
 	"errors"
+	"io"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -31,6 +32,7 @@ type writer struct {
 	eager  bool        // flush after each batch
 	// persist: a failure of the output pauses the writer, and does not end the capture.
 	persist bool
+	format  func(io.Writer, pcapng.Section) *pcapng.Writer
 	after   func(time.Duration) <-chan time.Time
 	now     func() time.Time
 
@@ -48,6 +50,7 @@ type writer struct {
 	sated     bool           // enough is closed
 	err       error          // why failed is closed
 	ignored   uint64         // packets that could not be handed to out
+	misfits   bool           // that some have another link type than their file was said
 	notes     map[int][]note // by interface: comments for its next packet
 	pause     pause
 }
@@ -64,7 +67,7 @@ type pause struct {
 
 func newWriter(f *files, most uint64, eager bool) *writer {
 	return &writer{
-		files: f, most: most, eager: eager, after: time.After, now: time.Now,
+		files: f, most: most, eager: eager, format: pcapng.NewWriter, after: time.After, now: time.Now,
 		in:        make(chan *batch, 4),
 		empty:     make(chan *batch, 4),
 		more:      make(chan struct{}, 1),
@@ -80,7 +83,7 @@ func newWriter(f *files, most uint64, eager bool) *writer {
 // run writes to the file that is open, and those after it, what comes until in is closed. The error is of files that could not
 // be closed, or of the output that failed: then failed is closed, too, unless the writer is one that persists.
 func (w *writer) run(head pcapng.Section) error {
-	w.out = pcapng.NewWriter(w.file, head)
+	w.out = w.format(w.file, head)
 	go w.closeAll()
 	every := syncEvery
 	if w.eager {

@@ -127,6 +127,11 @@ func (w *writer) write(b pcapng.Block) error {
 	switch {
 	case err == nil && w.out.Queued() == 0:
 		w.flushed()
+	case errors.Is(err, pcapng.ErrLinkType):
+		if !w.misfits {
+			w.misfits = true
+			w.log.Warn("some packets are left out: pcapng, or a capture on any, would have them", "because", err)
+		}
 	case err != nil && worked && !errors.Is(err, pcapng.ErrInterface):
 		w.fail(err)
 	}

@@ -264,6 +264,10 @@ type Syncer interface{ Sync() error }
 // ErrNoRoom is wrapped by the error of a Write or Next that would leave less room than the user wants.
 var ErrNoRoom = errors.New("no room")
 
+// Mixer is what a Source may also be: its packets may come to have several link types, of which a pcap file has but one. It is
+// asked before it is attached.
+type Mixer interface{ Mixed() bool }
+
 // Labeler is what a Source may also be: it names what it captures, in a word
 // that fits a file name ("wlan0", "any").
 type Labeler interface{ Label() string }

@@ -199,3 +199,22 @@ func TestNumbers(t *testing.T) {
 		}
 	}
 }
+
+func TestMixed(t *testing.T) {
+	l2, l3 := android.Interface{Name: "wlan0", Type: 1}, android.Interface{Name: "rmnet0", Type: 519}
+	for _, c := range []struct {
+		rule string
+		of   *source
+		want bool
+	}{
+		{"names of one kind", &source{selection: selection{names: []string{"wlan0", "wlan1"}}, chosen: []android.Interface{l2, l2}}, false},
+		{"names of both kinds", &source{selection: selection{names: []string{"wlan0", "rmnet0"}}, chosen: []android.Interface{l2, l3}}, true},
+		{"a pattern", &source{selection: selection{globs: []string{"wlan*"}}, chosen: []android.Interface{l2}}, true},
+		{"any", &source{selection: selection{any: true}, chosen: []android.Interface{l2}}, true},
+		{"what leads to the internet", &source{selection: selection{internet: true}}, true},
+	} {
+		if got := c.of.Mixed(); got != c.want {
+			t.Errorf("%s: %v", c.rule, got)
+		}
+	}
+}

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -179,6 +180,11 @@ func (s *source) lanes() []*lane { return []*lane{&s.classifiers, &s.sockets} }
 
 // Label names the capture for file names.
 func (s *source) Label() string { return s.selection.label() }
+
+// Mixed tells whether packets may come to begin with an Ethernet header and without one.
+func (s *source) Mixed() bool {
+	return s.selection.waits() || slices.ContainsFunc(s.chosen, func(ifc android.Interface) bool { return ifc.Framing() != s.chosen[0].Framing() })
+}
 
 // linkTypes says how packets of a framing are written. Their program handles
 // only those, so there is no other.

@@ -23,9 +23,10 @@ type port struct {
 	refused      atomic.Uint64 // packets that the filter, or their owner, left out here
 	unattributed atomic.Uint64 // packets whose owner was not found out here
 	// What follows is guarded by source.mu.
-	gone  counts         // of indexes and rings that are not there any more
-	rings map[*ring]bool // of packet sockets, being read
-	gap   plugin.Gap
+	hardware uint16         // ARPHRD_*, as it is, or was last
+	gone     counts         // of indexes and rings that are not there any more
+	rings    map[*ring]bool // of packet sockets, being read
+	gap      plugin.Gap
 	// instead says what it is captured by, and why not by what comes first in the plan; "" where it is.
 	instead string
 }
@@ -52,12 +53,11 @@ type departure struct {
 	folded bool          // what was counted of it is kept elsewhere
 }
 
-// add makes an index that of an interface, and tells whether the file does not know it yet.
+// add makes an index that of an interface, and tells whether the file does not know it yet, or not so.
 func (p *ports) add(ifc android.Interface) (of *port, fresh bool) {
 	key := keyOf(ifc)
 	of = p.known[key]
 	if of == nil {
-		fresh = true
 		of = &port{portKey: key, number: len(p.known), loopback: ifc.Loopback, rings: map[*ring]bool{}, gap: plugin.Gap{Name: ifc.Name}}
 		if p.known == nil {
 			p.known = map[portKey]*port{}
@@ -66,7 +66,8 @@ func (p *ports) add(ifc android.Interface) (of *port, fresh bool) {
 		order := append(slices.Clip(p.all()), of)
 		p.order.Store(&order)
 	}
-	of.index.Store(uint32(ifc.Index))
+	fresh = of.index.Swap(uint32(ifc.Index)) != uint32(ifc.Index) || of.hardware != ifc.Type
+	of.hardware = ifc.Type
 	p.change(func(byIndex map[uint32]*port) { byIndex[uint32(ifc.Index)] = of })
 	delete(p.left, uint32(ifc.Index))
 	return of, fresh
@@ -149,5 +150,7 @@ func (s *source) describe(p *port) *pcapng.Interface {
 		LinkType: p.linkType,
 		Snaplen:  s.snaplen,
 		Filter:   s.classifiers.filters.expr,
+		Kernel:   p.index.Load(),
+		Hardware: p.hardware,
 	}
 }

@@ -80,3 +80,25 @@ func TestCountIndex(t *testing.T) {
 		return
 	}
 }
+
+// TestPortIsToldAnew tells when the file is to be told of an interface.
+func TestPortIsToldAnew(t *testing.T) {
+	s := &source{}
+	for _, c := range []struct {
+		rule  string
+		ifc   android.Interface
+		fresh bool
+	}{
+		{"it is new", android.Interface{Index: 5, Name: "tun0", Type: 65534}, true},
+		{"it is what it was", android.Interface{Index: 5, Name: "tun0", Type: 65534}, false},
+		{"it has another index", android.Interface{Index: 6, Name: "tun0", Type: 65534}, true},
+		{"it is of another kind without Ethernet header", android.Interface{Index: 6, Name: "tun0", Type: 519}, true},
+		{"another one is new", android.Interface{Index: 7, Name: "tun1", Type: 519}, true},
+	} {
+		p, fresh := s.ports.add(c.ifc)
+		block := s.describe(p)
+		if fresh != c.fresh || block.Kernel != uint32(c.ifc.Index) || block.Hardware != c.ifc.Type || block.Name != c.ifc.Name {
+			t.Errorf("%s: fresh %v, %+v", c.rule, fresh, block)
+		}
+	}
+}
