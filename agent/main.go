@@ -56,6 +56,9 @@ func ownFlags() []cli.Flag {
 			Usage: "stop after `TIME`, sleep included: 90, 90s, 1h30m", DefaultText: "no limit"},
 		&cli.BoolFlag{Name: "packet-buffered", Aliases: []string{"U"}, Category: plugin.GroupCapture,
 			Usage: "write each packet at once, not once a second or every 64 KiB"},
+		&cli.StringFlag{Name: "format", Category: plugin.GroupOutput, Value: "pcapng",
+			Usage: "write `pcapng|pcap`; pcap has no names of interfaces, apps and processes, no comments and no counters, and no Ethernet headers where interfaces have several link types (linux_sll2)"},
+		&cli.BoolFlag{Name: "P", Category: plugin.GroupOutput, Usage: "the same as --format pcap, as dumpcap has it"},
 		&cli.IntFlag{Name: "buffer-size", Aliases: []string{"B"}, Category: plugin.GroupCapture, Value: defaultBuffer,
 			Usage: "keep up to `KIB` of packets in the kernel until they are read"},
 		&cli.BoolFlag{Name: "n", Category: plugin.GroupAdvanced, Count: new(int),
@@ -133,6 +136,9 @@ func configure(c *cli.Context) (capture.Config, error) {
 	}
 	cfg.Most = uint64(count)
 	var err error
+	if cfg.Classic, err = classic(c); err != nil {
+		return cfg, err
+	}
 	if cfg.Duration, err = duration(c); err != nil {
 		return cfg, err
 	}
@@ -158,6 +164,18 @@ func configure(c *cli.Context) (capture.Config, error) {
 		fmt.Fprintf(c.App.ErrWriter, "capturing on %s to %s\n", cfg.Label, file)
 	}
 	return cfg, nil
+}
+
+// classic tells whether pcap is to be written, and not pcapng.
+func classic(c *cli.Context) (bool, error) {
+	format, short := c.String("format"), c.Bool("P")
+	switch {
+	case format != "pcap" && format != "pcapng":
+		return false, plugin.Usagef("--format %q: a format is pcapng or pcap", format)
+	case short && c.IsSet("format") && format != "pcap":
+		return false, plugin.Usagef("-P is the same as --format pcap, and --format %s is given, too", format)
+	}
+	return short || format == "pcap", nil
 }
 
 // duration returns how long the capture is to last; 0: no limit. A plain number is one of seconds.
