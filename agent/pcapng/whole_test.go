@@ -168,6 +168,10 @@ func TestWholeRefuses(t *testing.T) {
 			}
 		})
 	}
+	twice := append(append(pieces{}, head...), head[0], rawBlock(o, blockPacket, words(o, 0, 0, 0, 0, 0)...))
+	if n, _, err := Whole(bytes.NewReader(twice.file())); n != int64(len(head.file())+28) || err != nil {
+		t.Errorf("a packet of an interface of the section before: %d bytes, %v", n, err)
+	}
 	if n, _, err := Whole(bytes.NewReader(append(sectionOf(o)[0], rawBlock(o, blockSimplePacket, 0, 0, 0, 0)...))); n != 28 || err != nil {
 		t.Errorf("a simple packet without an interface: %d bytes, %v", n, err)
 	}
