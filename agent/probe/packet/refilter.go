@@ -136,9 +136,13 @@ func (c *change) swap(coll *ebpf.Collection) error {
 	return nil
 }
 
-// note writes into the file, for each interface, from when on the new filter holds, with the counters so far.
+// note writes into the file, for each interface, from when on the new filter holds, with the counters so far. The files to
+// come are described by the new filter.
 func (c *change) note(emit func(pcapng.Block)) {
 	now := time.Now()
+	for _, p := range c.ports.all() {
+		emit(c.describe(p))
+	}
 	for _, t := range c.taps {
 		emit(c.comment(t.port, now, "from here on the filter is: "+c.next.expr))
 	}
