@@ -79,13 +79,18 @@ build/%/agent: FORCE
 	@ls -l $@ | awk '{print $$NF ": " $$5 " bytes"}'
 .PHONY: agent agent-host FORCE
 
+module: agent ## pack the agent as a module for Magisk, KernelSU and APatch: build/droidtap-VERSION.zip
+	@$(GO) run ./scripts/module -version '$(VERSION)' -at "$$(git log -1 --format=%ct 2>/dev/null || echo 60)" -o 'build/droidtap-$(VERSION).zip'
+	@ls -l 'build/droidtap-$(VERSION).zip' | awk '{print $$NF ": " $$5 " bytes"}'
+.PHONY: module
+
 # --- tests: each layer can be run by itself; a skipped test is a failure ---
 
 test: deps lint check-bpf test-pure test-host test-fuzz test-static test-lab ## pass every test that CI runs
 test-pure: ## packages that need neither cgo nor root
 	@CGO_ENABLED=0 scripts/gotest.sh ./agent/pcapng ./agent/plan ./agent/plugin ./android ./btf/...
 test-host: ## everything on this kernel: objects, filters, hooks, captures in namespaces (root)
-	@$(call cgo,host); scripts/gotest.sh -timeout 25m -tags $(TAGS) ./agent/... ./bpf/... ./android/... ./btf/... ./scripts/netd/... ./scripts/nettest/... ./scripts/workload/... ./scripts/wireshark/...
+	@$(call cgo,host); scripts/gotest.sh -timeout 25m -tags $(TAGS) ./agent/... ./bpf/... ./android/... ./btf/... ./scripts/module/... ./scripts/netd/... ./scripts/nettest/... ./scripts/workload/... ./scripts/wireshark/...
 test-fuzz: ## each fuzz target for 15 seconds
 	@timeout -k 10 600 $(MAKE) --no-print-directory FUZZTIME=15s fuzz
 test-static: agent ## the phone's binary is what it must be

@@ -13,6 +13,7 @@ packages=(
     ca-certificates debian-archive-keyring                    # apt's private state in debs.sh
     qemu-system-arm cpio xz-utils zstd kmod                   # the emulated phone
     adb tshark tcpdump iproute2                               # talking to it, reading captures
+    busybox-static                                            # the module's scripts
     netbase procps ethtool                                    # names for tcpdump to look up; sysctl; offloads
 )
 
