@@ -114,7 +114,7 @@ lint: ## gofmt, go vet, clang-format, shellcheck
 	@out=$$(gofmt -l agent android bpf btf scripts); [ -z "$$out" ] || { echo "gofmt: $$out" >&2; exit 1; }
 	@$(call cgo,host); $(GO) vet -tags $(TAGS) ./...
 	@$$(scripts/clang.sh)/bin/clang-format --style=file:bpf/src/.clang-format --dry-run -Werror bpf/src/*.[ch] scripts/netd/src/*.c
-	@git ls-files -z --cached --others --exclude-standard '*.sh' .ci/run scripts/lab/guest | xargs -0 grep -lZE '^#!.*sh' | xargs -0 shellcheck -x
+	@git ls-files -z --cached --others --exclude-standard '*.sh' .ci/run scripts/lab/guest scripts/module/testdata | xargs -0 grep -lZE '^#!.*sh' | xargs -0 shellcheck -x
 .PHONY: lint
 
 # --- the main job ---

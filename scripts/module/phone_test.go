@@ -5,6 +5,7 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"fmt"
 	"io"
 	"os"
@@ -131,14 +132,16 @@ func (p *phone) fifo(name string) *os.File {
 func (p *phone) sh(vars []string, args ...string) (string, int) {
 	p.t.Helper()
 	line := []string{"-t", strconv.Itoa(p.init.Process.Pid), "-m", "-p", "-r", "-w", "/bin/busybox", "sh"}
-	cmd := exec.Command("nsenter", append(line, args...)...)
+	ctx, cancel := context.WithTimeout(p.t.Context(), patience)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, "nsenter", append(line, args...)...)
 	cmd.Env = append([]string{"PATH=/bin:/system/bin", "ASH_STANDALONE=1"}, vars...)
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
-	cmd.WaitDelay = patience // a service that holds on to its starter's output
+	cmd.WaitDelay = time.Second // for a service that holds on to its starter's output: an error, then
 	err := cmd.Run()
-	if _, exited := err.(*exec.ExitError); err != nil && !exited {
-		p.t.Fatalf("%q: %v", args, err)
+	if _, exited := err.(*exec.ExitError); err != nil && !exited || ctx.Err() != nil {
+		p.t.Fatalf("%q: %v\n%s", args, err, out.String())
 	}
 	return out.String(), cmd.ProcessState.ExitCode()
 }
