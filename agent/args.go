@@ -27,7 +27,11 @@ func perform(app *cli.App, argv []string) error {
 	if err != nil {
 		return err
 	}
-	c, err := parse(app, nil, app.Flags, args[1:])
+	e, err := expand(args[1:], app.Flags)
+	if err != nil {
+		return err
+	}
+	c, err := parse(app, nil, app.Flags, e.args(-1))
 	if err != nil {
 		return err
 	}
@@ -36,8 +40,8 @@ func perform(app *cli.App, argv []string) error {
 		return err
 	}
 	command := app.Command(c.Args().First())
-	if command == nil {
-		return app.Action(c)
+	if command == nil || e.file != nil { // a command has no file of flags
+		return e.blamed(app.Action(c), func(args []string) error { return try(app, args) })
 	}
 	if c, err = parse(app, c, optionsOf(command), c.Args().Tail()); err != nil {
 		return err
@@ -117,13 +121,7 @@ func alias(set *flag.FlagSet, flags []cli.Flag) error {
 // expression is an error: parse would take it for a part of the expression. Where that
 // word is a command, the rest is the command's.
 func normalise(argv []string, flags []cli.Flag, commands []*cli.Command) ([]string, error) {
-	takesValue := map[string]bool{}
-	for _, f := range flags {
-		doc, ok := f.(cli.DocGenerationFlag)
-		for _, name := range f.Names() {
-			takesValue[name] = ok && doc.TakesValue()
-		}
-	}
+	takesValue := valued(flags)
 	out := []string{argv[0]}
 	rest := argv[1:]
 	for len(rest) > 0 {
@@ -165,6 +163,18 @@ func normalise(argv []string, flags []cli.Flag, commands []*cli.Command) ([]stri
 		return out, nil
 	}
 	return append(append(out, "--"), rest...), nil
+}
+
+// valued tells of each name of an option whether it takes a value.
+func valued(flags []cli.Flag) map[string]bool {
+	takesValue := map[string]bool{}
+	for _, f := range flags {
+		doc, ok := f.(cli.DocGenerationFlag)
+		for _, name := range f.Names() {
+			takesValue[name] = ok && doc.TakesValue()
+		}
+	}
+	return takesValue
 }
 
 // split takes one word of options apart. wantsNext: the value of the last one is

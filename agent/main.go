@@ -56,6 +56,8 @@ func ownFlags() []cli.Flag {
 			Usage: "stop after `TIME`, sleep included: 90, 90s, 1h30m", DefaultText: "no limit"},
 		&cli.BoolFlag{Name: "packet-buffered", Aliases: []string{"U"}, Category: plugin.GroupCapture,
 			Usage: "write each packet at once, not once a second or every 64 KiB"},
+		&cli.StringFlag{Name: optionConfig, Category: plugin.GroupCapture,
+			Usage: "take flags from `FILE` too, one a line, what is behind a flag its value, and last the expression; # begins a comment. Where the command line gives the same, that holds, but for lists, which have both"},
 		&cli.StringFlag{Name: "format", Category: plugin.GroupOutput, Value: "pcapng",
 			Usage: "write `pcapng|pcap`; pcap has no names of interfaces, apps and processes, no comments and no counters, and no Ethernet headers where interfaces have several link types (linux_sll2)"},
 		&cli.BoolFlag{Name: "P", Category: plugin.GroupOutput, Usage: "the same as --format pcap, as dumpcap has it"},
