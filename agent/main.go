@@ -15,6 +15,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"droidtap/agent/capability"
 	"droidtap/agent/capture"
 	"droidtap/agent/plan"
 	"droidtap/agent/plugin"
@@ -93,6 +94,8 @@ func action(c *cli.Context) error {
 			return err
 		}
 	}
+	// Before anything is read that could not be read again, as an expression from a pipe.
+	unshed := capability.Shed()
 	cfg, err := configure(c)
 	if err != nil {
 		return err
@@ -103,6 +106,9 @@ func action(c *cli.Context) error {
 		// adb exec-out gives one raw terminal for both: not a word among the packets.
 		c.App.ErrWriter = io.Discard
 		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	if unshed != nil {
+		cfg.Log.Warn("the capture keeps all capabilities", "error", unshed)
 	}
 	slog.SetDefault(cfg.Log) // what a plugin says while it opens something
 	ctx, abort, stop := signals(c.Context, toStdout)
