@@ -131,7 +131,7 @@ bench-filter: ## what filters cost a packet, beside eCapture's way (root)
 	@$(call cgo,host); $(GO) run -tags $(TAGS) ./scripts/bench/filter
 bench-owner: ## what it costs a packet that its owner is found, in every way (root)
 	@$(call cgo,host); $(GO) run -tags $(TAGS) ./scripts/bench/owner
-bench-idle: agent-host ## wake-ups and processor time of captures that capture nothing, beside tcpdump's (root)
+bench-idle: agent-host ## wake-ups, processor time and writes of captures that capture nothing, beside tcpdump's (root)
 	@scripts/bench/idle.sh build/host/agent
 bench-flap: agent-host ## how soon it is back where clsact or the interface was deleted (root)
 	@scripts/bench/flap.sh build/host/agent

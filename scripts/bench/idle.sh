@@ -3,10 +3,12 @@
 #
 # idle.sh AGENT [SECONDS] : how often captures that capture nothing wake up (tenths of a
 # second in which a thread of theirs ran; and context switches, of which one wake-up of the
-# Go runtime takes several), and what processor time they take: the agent by each
-# backend and object, and tcpdump, all at once on a veth in a namespace made here. First
-# nothing passes, then some hundred packets a second that the filter does not match. What
-# the filter costs is not in it: that is the sender's time. Needs root, ip, tcpdump.
+# Go runtime takes several), what processor time they take, and what they write: bytes for a
+# disk (write_bytes of proc_pid_io(5), which counts none for a tmpfs) and calls of write. The
+# agent by each backend and object, one that begins another file each second of packets, and
+# tcpdump, all at once on a veth in a namespace made here. First nothing passes, then some
+# hundred packets a second that the filter does not match. What the filter costs is not in
+# it: that is the sender's time. Needs root, ip, tcpdump.
 set -euo pipefail
 
 agent=${1:?agent} seconds=${2:-60}
@@ -30,15 +32,21 @@ for n in 0 1; do
     ip -n "$ns" neighbour add "10.98.$n.9" lladdr 02:ff:00:00:00:ff dev "cap$n"
 done
 
+# %s: the name of a file of -G has the time.
+rotated=''
+! "$agent" --help | grep -q -e '^  -G' || rotated='-%s -G 1'
 names=('tcx' 'tc' 'packet' 'tcx legacy' 'packet legacy' 'tcpdump')
 commands=(
     "$agent --backend tcx" "$agent --backend tc" "$agent --backend packet"
     "$agent --backend tcx --object legacy" "$agent --backend packet --object legacy" tcpdump
 )
+if [[ -n $rotated ]]; then names+=('tcx, rotated') commands+=("$agent --backend tcx"); fi
 pids=()
 for i in "${!names[@]}"; do
+    more=''
+    [[ ${names[i]} != *rotated ]] || more=$rotated
     # shellcheck disable=SC2086  # words
-    ip netns exec "$ns" ${commands[i]} -i cap0 -B 4096 -w "$dir/$i" port 443 2>"$dir/$i.err" &
+    ip netns exec "$ns" ${commands[i]} -i cap0 -B 4096 -w "$dir/$i"$more port 443 2>"$dir/$i.err" &
     started+=($!) pids[i]=$!
     until grep -qs -e 'capturing on' -e 'listening on' "$dir/$i.err"; do
         kill -0 "${pids[i]}" 2>/dev/null || { pids[i]='' && break; }
@@ -47,10 +55,11 @@ for i in "${!names[@]}"; do
 done
 sleep 3 # what belongs to the start
 
-# counters PID : context switches, wished and suffered, and ns on a processor, of all its threads.
+# counters PID : context switches, wished and suffered, and ns on a processor, of all its threads; bytes for a disk, writes.
 counters() {
     cat /proc/"$1"/task/*/status | awk '/^(non)?voluntary_ctxt/ {v += $2} END {printf "%d ", v}'
-    cat /proc/"$1"/task/*/schedstat | awk '{t += $1} END {printf "%d\n", t}'
+    cat /proc/"$1"/task/*/schedstat | awk '{t += $1} END {printf "%d ", t}'
+    awk '/^write_bytes/ {b = $2} /^syscw/ {n = $2} END {print b, n}' /proc/"$1"/io
 }
 
 # passed : packets that have passed cap0.
@@ -58,7 +67,7 @@ passed() { ip netns exec "$ns" sh -c 'cat /sys/class/net/cap0/statistics/[rt]x_p
 
 # measure TEXT : a table of the time that follows.
 measure() {
-    local i before=() last=() awake=() v t w u packets ran start tenths=$((seconds * 10))
+    local i before=() last=() awake=() v t w u b n c m packets ran start tenths=$((seconds * 10))
     packets=$(passed) start=${EPOCHREALTIME/./}
     for i in "${!names[@]}"; do
         [[ -z ${pids[i]} ]] || before[i]=$(counters "${pids[i]}")
@@ -74,17 +83,17 @@ measure() {
         sleep 0.1
     done
     start=$((${EPOCHREALTIME/./} - start)) # microseconds that it took
-    printf '%-28s %12s %12s %12s   (%d s, %d packets/s)\n' "$1" \
-        'wake-ups/s' 'switches/s' 'CPU ms/min' "$((start / 1000000))" "$((($(passed) - packets) * 1000000 / start))"
+    printf '%-28s %12s %12s %12s %12s %12s   (%d s, %d packets/s)\n' "$1" \
+        'wake-ups/s' 'switches/s' 'CPU ms/min' 'disk bytes' 'writes' "$((start / 1000000))" "$((($(passed) - packets) * 1000000 / start))"
     for i in "${!names[@]}"; do
         if [[ -z ${pids[i]} ]]; then
             printf '  %-26s not on this kernel\n' "${names[i]}"
             continue
         fi
-        read -r v t <<<"${before[i]}"
-        read -r w u < <(counters "${pids[i]}")
-        awk -v name="${names[i]}" -v a="${awake[i]}" -v v=$((w - v)) -v t=$((u - t)) -v s="$start" \
-            'BEGIN {s /= 1e6; printf "  %-26s %12.2f %12.2f %12.2f\n", name, a / s, v / s, t / 1e6 * 60 / s}'
+        read -r v t b n <<<"${before[i]}"
+        read -r w u c m < <(counters "${pids[i]}")
+        awk -v name="${names[i]}" -v a="${awake[i]}" -v v=$((w - v)) -v t=$((u - t)) -v s="$start" -v b=$((c - b)) -v n=$((m - n)) \
+            'BEGIN {s /= 1e6; printf "  %-26s %12.2f %12.2f %12.2f %12d %12d\n", name, a / s, v / s, t / 1e6 * 60 / s, b, n}'
     done
 }
 
