@@ -6,6 +6,7 @@ require (
 	github.com/cilium/ebpf v0.22.0
 	github.com/google/go-cmp v0.7.0
 	github.com/jschwinger233/elibpcap v1.1.0
+	github.com/klauspost/compress v1.20.4
 	github.com/rogpeppe/go-internal v1.15.0
 	github.com/therootcompany/xz v1.0.1
 	github.com/urfave/cli/v2 v2.27.7

@@ -45,6 +45,7 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 	}
 	for _, o := range plugin.Outputs() {
 		app.Flags = append(app.Flags, o.Flags...)
+		app.Commands = append(app.Commands, o.Commands...)
 	}
 	return app
 }

@@ -211,7 +211,9 @@ type Target struct {
 type Output struct {
 	Name, Usage string
 	Flags       []cli.Flag
-	New         func(*cli.Context) (Opener, error)
+	// Commands are as in Probe.
+	Commands []*cli.Command
+	New      func(*cli.Context) (Opener, error)
 }
 
 // Opener hands out the files that a capture is written to.
@@ -245,6 +247,11 @@ const (
 	Next         // the next packet begins another file
 	End          // the capture ends with this file
 )
+
+// Limiter is what an Opener may also be: its flags may limit the whole capture, in time and in packets; 0: no limit.
+type Limiter interface {
+	Limits() (time.Duration, uint64)
+}
 
 // Stdouter is what an Opener may also be: it tells whether standard output is
 // what it opens, on which then nothing else may be written.

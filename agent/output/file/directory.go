@@ -4,9 +4,12 @@ package file
 
 import (
 	"errors"
+	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strconv"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -15,8 +18,13 @@ import (
 
 // directory is an open directory: what is opened in it stays in it, whatever its path leads to later.
 type directory struct {
-	fd   int
-	path string
+	fd     int
+	path   string
+	prefix string // of the paths of files in it
+}
+
+func newDirectory(fd int, path string) *directory {
+	return &directory{fd, path, strings.TrimSuffix(filepath.Join(path, "x"), "x")}
 }
 
 // openDirectory opens an existing directory. The error wraps ENOENT or ENOTDIR; with unix.O_NOFOLLOW in flags it is
@@ -26,7 +34,7 @@ func openDirectory(path string, flags int) (*directory, error) {
 	if err != nil {
 		return nil, &os.PathError{Op: "open directory", Path: path, Err: err}
 	}
-	return &directory{fd, path}, nil
+	return newDirectory(fd, path), nil
 }
 
 // openOrMake is openDirectory, but makes the last element of path if it is missing, and gives it to the owner of the
@@ -54,21 +62,83 @@ func openOrMake(path string, flags int) (*directory, error) {
 	if made == nil {
 		parent.give(fd, path)
 	}
-	return &directory{fd, path}, nil
+	return newDirectory(fd, path), nil
 }
 
 // close needs no error: nothing was written through the descriptor.
 func (d *directory) close() { unix.Close(d.fd) }
 
-// create makes a new file of mode 0600 and gives it to the owner of d. The error wraps EEXIST if anything has that
-// name, be it a symbolic link that leads nowhere.
-func (d *directory) create(base, path string) (*regular, error) {
+// making is how files are made.
+type making struct {
+	mode  uint32 // permissions; 0: those of the owner alone
+	owner *int   // uid and gid; nil: those of the directory
+}
+
+// create makes a new file. The error wraps EEXIST if anything has that name, be it a symbolic link that leads nowhere. The file
+// takes d over.
+func (d *directory) create(base, path string, m making) (*regular, error) {
 	fd, err := openat(d.fd, base, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return nil, &os.PathError{Op: "create", Path: path, Err: err}
 	}
-	d.give(fd, path)
-	return &regular{os.NewFile(uintptr(fd), path)}, nil
+	if m.owner == nil {
+		d.give(fd, path)
+	} else if err := unix.Fchown(fd, *m.owner, *m.owner); err != nil {
+		slog.Warn("not given to the owner that -Z names", "path", path, "uid", *m.owner, "because", err)
+	}
+	if m.mode != 0 { // chmod(2), for a umask would take from what open is told
+		if err := unix.Fchmod(fd, m.mode); err != nil {
+			slog.Warn("permissions are not those of --file-mode", "path", path, "because", err)
+		}
+	}
+	return d.take(fd, base, path)
+}
+
+// createFree makes a new file with the first number that is free behind stem; a number 0 stands for none.
+func (d *directory) createFree(stem, extension, before string, number int, m making) (*regular, error) {
+	for last := number + 999; number <= last; number++ {
+		base := stem + extension
+		if number > 0 {
+			base = stem + before + strconv.Itoa(number) + extension
+		}
+		if r, err := d.create(base, d.prefix+base, m); !errors.Is(err, unix.EEXIST) {
+			return r, err
+		}
+	}
+	return nil, fmt.Errorf("create %s%s: the next 1,000 numbers are taken", d.prefix+stem, extension)
+}
+
+// unused returns a usage error if another process writes the file base.
+func (d *directory) unused(base, path string) error {
+	fd, err := openat(d.fd, base, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_NOCTTY, 0)
+	if err != nil {
+		return nil // it is not there any more, or no regular file
+	}
+	defer unix.Close(fd)
+	if err := lock(fd); err == unix.EWOULDBLOCK {
+		return explainLock(path, err)
+	}
+	return nil
+}
+
+// take makes an open file that is empty one of ours. The error is a usage error if another process writes it.
+func (d *directory) take(fd int, base, path string) (*regular, error) {
+	if err := lock(fd); err != nil {
+		unix.Close(fd)
+		return nil, explainLock(path, err)
+	}
+	r := &regular{f: os.NewFile(uintptr(fd), path), dir: d, base: base}
+	var st unix.Stat_t
+	err := unix.Fstat(fd, &st)
+	if err == nil {
+		err = unix.Ftruncate(fd, 0) // not before it is locked
+	}
+	if err != nil {
+		return nil, &os.PathError{Op: "overwrite", Path: path, Err: errors.Join(err, r.f.Close())}
+	}
+	r.id = d.entryOf(base, &st).id
+	r.marked = setMark(fd, markOpen) == nil
+	return r, nil
 }
 
 // give makes the owner of d that of the open file fd. On a phone /data/local/tmp belongs to shell, and what we leave
@@ -87,7 +157,7 @@ func (d *directory) give(fd int, path string) {
 }
 
 // overwrite opens what exists under the name base: a regular file, which it empties, a FIFO or a character device.
-// All else is a usage error.
+// All else is a usage error. A file takes d over.
 func (d *directory) overwrite(base, path string) (plugin.File, error) {
 	// O_NONBLOCK, or a FIFO that nobody reads would hang us out of reach of Ctrl-C.
 	fd, err := openat(d.fd, base, unix.O_WRONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_NOCTTY, 0)
@@ -101,10 +171,6 @@ func (d *directory) overwrite(base, path string) (plugin.File, error) {
 	if err == nil && st.Mode&unix.S_IFMT != unix.S_IFIFO {
 		err = unix.SetNonblock(fd, false)
 	}
-	regularFile := st.Mode&unix.S_IFMT == unix.S_IFREG
-	if err == nil && regularFile {
-		err = unix.Ftruncate(fd, 0)
-	}
 	if err != nil {
 		unix.Close(fd)
 		if plugin.IsUsage(err) {
@@ -112,11 +178,11 @@ func (d *directory) overwrite(base, path string) (plugin.File, error) {
 		}
 		return nil, &os.PathError{Op: "overwrite", Path: path, Err: err}
 	}
-	f := os.NewFile(uintptr(fd), path)
-	if regularFile {
-		return &regular{f}, nil
+	if st.Mode&unix.S_IFMT == unix.S_IFREG {
+		return d.take(fd, base, path)
 	}
-	return &stream{f: f}, nil
+	d.close()
+	return &stream{f: os.NewFile(uintptr(fd), path)}, nil
 }
 
 // accept refuses what must not be written to.
@@ -162,6 +228,28 @@ func (d *directory) explain(base, path string, err error) error {
 
 func isDirectory(path string) error {
 	return plugin.Usagef("%s is a directory: name a file in it with -w, or use --output-dir", path)
+}
+
+// sync returns when the names in d survive a power cut.
+func (d *directory) sync() error {
+	fd, err := openat(d.fd, ".", unix.O_RDONLY|unix.O_DIRECTORY, 0) // d itself cannot be: it is O_PATH
+	if err != nil {
+		return &os.PathError{Op: "open directory", Path: d.path, Err: err}
+	}
+	defer unix.Close(fd)
+	if err := unix.Fsync(fd); err != nil && err != unix.EINVAL { // a file system that does not do so
+		return &os.PathError{Op: "sync directory", Path: d.path, Err: err}
+	}
+	return nil
+}
+
+// free returns how many bytes the file system of d has for everybody. What it keeps for root is not among them.
+func (d *directory) free() (int64, error) {
+	var st unix.Statfs_t
+	if err := unix.Fstatfs(d.fd, &st); err != nil {
+		return 0, &os.PathError{Op: "ask for the free space of", Path: d.path, Err: err}
+	}
+	return int64(st.Bavail) * st.Bsize, nil
 }
 
 // openat is openat(2), close-on-exec, and again if a signal came between.

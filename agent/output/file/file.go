@@ -8,10 +8,12 @@
 package file
 
 import (
+	"context"
 	"errors"
-	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 
@@ -23,117 +25,208 @@ import (
 
 func init() {
 	plugin.RegisterOutput(plugin.Output{
-		Name:  "file",
-		Usage: "a pcapng file, or standard output",
-		Flags: []cli.Flag{
-			&cli.StringFlag{
-				Name: "write", Aliases: []string{"w"}, Category: plugin.GroupOutput, TakesFile: true,
-				Usage: "write to `FILE`, which is overwritten; - is standard output " +
-					"(default: a new file <interface>-<YYYYmmdd-HHMMSS>.pcapng in --output-dir)",
-			},
-			&cli.StringFlag{
-				Name: "output-dir", Category: plugin.GroupOutput,
-				Usage: "without -w, make the file in `DIR`, which is made if need be (default: on a phone " +
-					"/data/local/tmp/droidtap, elsewhere the working directory)",
-			},
-		},
-		New: open,
+		Name:     "file",
+		Usage:    "pcapng files, or standard output",
+		Flags:    flags(),
+		Commands: []*cli.Command{repairCommand()},
+		New:      func(c *cli.Context) (plugin.Opener, error) { return open(c) },
 	})
 }
 
-// opener opens files by its two flags. Either may be empty: not given.
+// opener opens files by its flags. Those of the user that were not given are zero. The writer's goroutine owns it.
 type opener struct {
 	write string // -w
 	dir   string // --output-dir
+	rotation
+	making
+	room     *room
+	then     *commands                             // -z; nil: none
+	squeeze  func(to, text []byte) ([]byte, error) // nil: files are not compressed
+	duration time.Duration                         // of the whole capture; 0: no limit
+	most     uint64                                // packets of it; 0: no limit
+	ext      string                                // of generated names; "": .pcapng
 
 	tmp    string // the directory where adb puts things
 	stdout *os.File
 	now    func() time.Time
+	boot   func() time.Duration
+
+	opened   int           // files
+	number   int           // of the last one; see turn
+	slice    time.Time     // as in turn
+	until    time.Duration // when the file or slice is over, by the boot clock; 0: not known yet, or never
+	streams  bool          // what -w names is no regular file
+	unmarked bool          // it was said that files have no mark
+	repairs  chan struct{} // closed when what was left is repaired; nil: nobody does that
 }
 
-func open(c *cli.Context) (plugin.Opener, error) {
-	o := &opener{
-		write:  c.String("write"),
-		dir:    c.String("output-dir"),
-		tmp:    "/data/local/tmp",
-		stdout: os.Stdout,
-		now:    time.Now,
+func (o *opener) clock() time.Time {
+	if o.now == nil {
+		return time.Now()
 	}
-	switch {
-	case c.IsSet("write") && o.write == "":
-		return nil, plugin.Usagef("-w needs the name of a file, or - for standard output")
-	case c.IsSet("output-dir") && o.dir == "":
-		return nil, plugin.Usagef("--output-dir needs the name of a directory")
-	case o.write != "" && o.dir != "":
-		return nil, plugin.Usagef("-w names the file, so --output-dir has no effect: use one of them")
-	}
-	return o, nil
+	return o.now()
 }
 
-// Next opens the output. A name that cannot be used is a usage error. Each call with -w FILE overwrites it.
+// Next opens the output. A name that cannot be used is a usage error, and a first file without rotation overwrites what is there.
 func (o *opener) Next(label string) (plugin.File, error) {
-	switch o.write {
-	case "-":
-		return standardOutput(o.stdout)
-	case "":
-		return o.generated(label)
-	default:
-		return named(o.write)
+	if o.write == "-" {
+		f, err := standardOutput(o.stdout)
+		return o.wrap(f), err
+	}
+	t := o.next()
+	dir, base, err := o.place(label, t)
+	if err != nil {
+		return nil, err
+	}
+	if err := o.room.begin(dir); err != nil {
+		dir.close()
+		return nil, err
+	}
+	f, err := o.make(dir, base, t)
+	if err != nil {
+		dir.close()
+		return nil, err
+	}
+	if !o.slices || t.number == 0 {
+		o.until = 0
+	}
+	o.number, o.slice = t.number, t.slice
+	if r, ok := f.(*regular); ok {
+		o.own(r)
+	} else {
+		o.streams = true
+	}
+	o.opened++
+	return o.wrap(f), nil
+}
+
+// wrap has f compressed if that is wanted.
+func (o *opener) wrap(f plugin.File) plugin.File {
+	if o.squeeze == nil || f == nil {
+		return f
+	}
+	return &compressed{File: f, squeeze: o.squeeze}
+}
+
+// own gives a file what the opener knows, and has what an earlier capture left beside the first one repaired.
+func (o *opener) own(r *regular) {
+	r.room = o.room
+	if o.then != nil {
+		r.then = o.then.run
+	}
+	o.room.began(entry{name: r.base, id: r.id})
+	if !r.marked && !o.unmarked {
+		o.unmarked = true
+		level := slog.LevelInfo
+		if o.room != nil && (o.room.quota > 0 || o.room.minFree > 0) {
+			level = slog.LevelWarn
+		}
+		slog.Log(context.Background(), level, "this file system or user has no marks for the agent's own files: they are neither removed for room nor repaired",
+			"path", r.Name())
+	}
+	if o.opened == 0 {
+		if left, err := openDirectory(r.dir.path, 0); err == nil {
+			o.repairs = make(chan struct{})
+			go func() {
+				defer close(o.repairs)
+				defer left.close()
+				repairLeft(left)
+			}()
+		}
 	}
 }
 
 // Stdout tells whether the output is standard output.
 func (o *opener) Stdout() bool { return o.write == "-" }
 
-// named creates or overwrites the file of -w.
-func named(path string) (plugin.File, error) {
+// place opens the directory of a file and returns it with the file's name in it. The name of a generated one is a stem.
+func (o *opener) place(label string, t turn) (dir *directory, base string, err error) {
+	if o.write == "" {
+		dir, err = o.directory()
+		return dir, sanitise(label) + "-" + t.now.Format("20060102-150405"), err
+	}
+	path := o.write
+	if !o.streams {
+		path = o.path(t)
+	}
 	parent, base := filepath.Split(path)
 	if base == "" || base == "." || base == ".." {
-		return nil, isDirectory(path)
+		return nil, "", isDirectory(path)
 	}
-	dir, err := openDirectory(filepath.Clean(parent), 0)
+	dir, err = openDirectory(filepath.Clean(parent), 0)
 	switch {
 	case errors.Is(err, unix.ENOENT):
-		return nil, plugin.Usagef("directory %s does not exist: create it or choose another with -w", filepath.Clean(parent))
+		err = plugin.Usagef("directory %s does not exist: create it or choose another with -w", filepath.Clean(parent))
 	case errors.Is(err, unix.ENOTDIR):
-		return nil, plugin.Usagef("%s is not a directory: choose another with -w", filepath.Clean(parent))
-	case err != nil:
-		return nil, err
+		err = plugin.Usagef("%s is not a directory: choose another with -w", filepath.Clean(parent))
+	case err == nil:
+		dir.prefix = parent
 	}
-	defer dir.close()
-	f, err := dir.create(base, path)
-	if errors.Is(err, unix.EEXIST) {
-		return dir.overwrite(base, path)
-	}
-	if err != nil {
-		return nil, err
-	}
-	return f, nil
+	return dir, base, err
 }
 
-// generated creates a file named after label and the local time, and numbered if that name is taken.
-func (o *opener) generated(label string) (plugin.File, error) {
-	dir, err := o.directory()
-	if err != nil {
-		return nil, err
-	}
-	defer dir.close()
-	stem := sanitise(label) + "-" + o.now().Format("20060102-150405")
-	for i := range 1000 {
-		base := stem + ".pcapng"
-		if i > 0 {
-			base = fmt.Sprintf("%s-%d.pcapng", stem, i)
+// make makes the file of a turn. On success it takes dir over.
+func (o *opener) make(dir *directory, base string, t turn) (plugin.File, error) {
+	var r *regular
+	var err error
+	switch {
+	case o.write == "":
+		ext := o.ext
+		if ext == "" {
+			ext = ".pcapng"
 		}
-		f, err := dir.create(base, filepath.Join(dir.path, base))
+		r, err = dir.createFree(base, ext, "-", 0, o.making)
+	case o.streams, o.opened == 0 && !o.rotates():
+		r, err = dir.create(base, dir.prefix+base, o.making)
 		if errors.Is(err, unix.EEXIST) {
-			continue
+			return dir.overwrite(base, dir.prefix+base)
 		}
-		if err != nil {
+	case !o.announced(t):
+		suffix, _ := suffixOf(base)
+		digits := strconv.Itoa(t.number)
+		r, err = dir.createFree(strings.TrimSuffix(base, digits+suffix), suffix, "", t.number, o.making)
+	default:
+		r, err = o.replace(dir, base, t)
+	}
+	if err != nil {
+		return nil, err // not a nil *regular
+	}
+	return r, nil
+}
+
+// replace makes a file anew that may be there from before. Somebody may still read that one, so it is not emptied. One that was
+// written later than now stays: the clock was set back, and its name is not meant to come again yet.
+func (o *opener) replace(dir *directory, base string, t turn) (*regular, error) {
+	path := dir.prefix + base
+	r, err := dir.create(base, path, o.making)
+	if !errors.Is(err, unix.EEXIST) {
+		return r, err
+	}
+	var st unix.Stat_t
+	if err := unix.Fstatat(dir.fd, base, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		return nil, &os.PathError{Op: "replace", Path: path, Err: err}
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFREG {
+		return nil, plugin.Usagef("%s is no regular file, and there are to be several files: choose another name with -w", path)
+	}
+	old := dir.entryOf(base, &st)
+	if (o.slices || o.dumpcap) && old.changed > t.now.UnixNano() {
+		stem, extension := splitName(base)
+		r, err := dir.createFree(stem, extension, "-", 1, o.making)
+		if err == nil {
+			slog.Warn("the clock was set back: the earlier file of that name stays", "path", path, "new", r.Name())
+		}
+		return r, err
+	}
+	if o.opened == 0 { // later it may be an own one that is about to be closed
+		if err := dir.unused(base, path); err != nil {
 			return nil, err
 		}
-		return f, nil
 	}
-	return nil, fmt.Errorf("create %s: every number up to 999 is taken", filepath.Join(dir.path, stem+".pcapng"))
+	if err := dir.unlink(old); err != nil {
+		return nil, &os.PathError{Op: "replace", Path: path, Err: err}
+	}
+	return dir.create(base, path, o.making)
 }
 
 // directory opens the directory of generated files, and makes it if need be.

@@ -5,7 +5,9 @@ package file
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
+	"sync"
 
 	"golang.org/x/sys/unix"
 
@@ -13,14 +15,86 @@ import (
 )
 
 // regular is a file that began empty and is ours alone: pcapng.Writer may cut it back when the disk is full.
-type regular struct{ f *os.File }
+type regular struct {
+	f      *os.File
+	dir    *directory // where it is
+	base   string     // its name there
+	id     id
+	size   int64 // bytes in it
+	room   *room
+	marked bool              // it carries the mark
+	then   func(path string) // what is done with it when it is closed; nil: nothing
 
-func (r *regular) Name() string                { return r.f.Name() }
-func (r *regular) Write(b []byte) (int, error) { return r.f.Write(b) }
-func (r *regular) Truncate(size int64) error   { return r.f.Truncate(size) }
+	mu     sync.Mutex // of Sync and Close
+	closed bool
+	named  bool // its name survives a power cut
+}
 
-// Close returns once the file is on the disk.
-func (r *regular) Close() error { return errors.Join(r.f.Sync(), r.f.Close()) }
+func (r *regular) Name() string { return r.f.Name() }
+
+// Write removes older files where there is no room, if it may.
+func (r *regular) Write(b []byte) (int, error) {
+	if err := r.room.admit(r.dir, r.id, r.size, int64(len(b))); err != nil {
+		return 0, err
+	}
+	done := 0
+	for {
+		n, err := r.f.Write(b[done:])
+		r.size += int64(n)
+		done += n
+		full := errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT)
+		if !full || !r.room.dropAny(r.dir, r.id) {
+			return done, err
+		}
+	}
+}
+
+// Truncate cuts the file back. What is written then goes behind its new end.
+func (r *regular) Truncate(size int64) error {
+	if err := r.f.Truncate(size); err != nil {
+		return err
+	}
+	r.size = size
+	_, err := r.f.Seek(size, io.SeekStart)
+	return err
+}
+
+// Sync returns when what was written survives a power cut.
+func (r *regular) Sync() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.closed {
+		return os.ErrClosed
+	}
+	if err := unix.Fdatasync(int(r.f.Fd())); err != nil {
+		return &os.PathError{Op: "sync", Path: r.f.Name(), Err: err}
+	}
+	if r.named {
+		return nil
+	}
+	r.named = true
+	return r.dir.sync()
+}
+
+// Close returns once the file is on the disk, and its name.
+func (r *regular) Close() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.closed {
+		return os.ErrClosed
+	}
+	r.closed = true
+	err := r.f.Sync()
+	if err == nil && r.marked { // a file that is marked so is not looked at again: never before it is on the disk
+		err = setMark(int(r.f.Fd()), markDone)
+	}
+	err = errors.Join(err, r.dir.sync(), r.f.Close())
+	r.dir.close()
+	if r.then != nil {
+		r.then(r.f.Name())
+	}
+	return err
+}
 
 // stream is a pipe, a device, or standard output. It cannot be cut back: what got out is out, and standard output may
 // be a file that others have written to before.

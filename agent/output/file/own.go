@@ -1,0 +1,153 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package file
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+
+	"golang.org/x/sys/unix"
+
+	"droidtap/agent/plugin"
+)
+
+// markName is the extended attribute by which the agent knows its own files: only root may set one of that kind
+// (xattr(7), trusted). Its value tells whether the file was closed.
+const (
+	markName = "trusted.droidtap"
+	markOpen = "open"
+	markDone = "done"
+)
+
+func setMark(fd int, value string) error { return unix.Fsetxattr(fd, markName, []byte(value), 0) }
+
+// markOf returns "" for a file that is not ours.
+func markOf(fd int) string {
+	var value [8]byte
+	n, err := unix.Fgetxattr(fd, markName, value[:])
+	if err != nil {
+		return ""
+	}
+	return string(value[:n])
+}
+
+// lock holds a file as long as it is open. The error is EWOULDBLOCK if it is held by somebody.
+func lock(fd int) error {
+	for {
+		if err := unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB); err != unix.EINTR {
+			return err
+		}
+	}
+}
+
+func explainLock(path string, err error) error {
+	if err == unix.EWOULDBLOCK {
+		return plugin.Usagef("%s is being written by another process", path)
+	}
+	return &os.PathError{Op: "lock", Path: path, Err: err}
+}
+
+// id is which file it is, whatever its name.
+type id struct{ dev, ino uint64 }
+
+// entry is a file in a directory.
+type entry struct {
+	name string
+	id
+	size    int64 // bytes
+	changed int64 // ns, wall clock
+	mark    string
+}
+
+func (d *directory) entryOf(name string, st *unix.Stat_t) entry {
+	return entry{name: name, id: id{uint64(st.Dev), st.Ino}, size: st.Size, changed: unix.TimespecToNsec(st.Mtim)}
+}
+
+// own returns the files of d that carry the mark, the oldest first.
+func (d *directory) own() ([]entry, error) {
+	fd, err := openat(d.fd, ".", unix.O_RDONLY|unix.O_DIRECTORY, 0)
+	if err != nil {
+		return nil, &os.PathError{Op: "open directory", Path: d.path, Err: err}
+	}
+	list := os.NewFile(uintptr(fd), d.path)
+	defer list.Close()
+	names, err := list.Readdirnames(-1)
+	if err != nil {
+		return nil, err
+	}
+	var all []entry
+	for _, name := range names {
+		if !d.carriesMark(name) {
+			continue
+		}
+		fd, e, err := d.openOwn(name, unix.O_RDONLY)
+		if err == nil {
+			all = append(all, e)
+			unix.Close(fd)
+		}
+	}
+	slices.SortFunc(all, func(a, b entry) int {
+		return cmp.Or(cmp.Compare(a.changed, b.changed), cmp.Compare(a.name, b.name))
+	})
+	return all, nil
+}
+
+// carriesMark looks without opening the file: that may wake a device or a FUSE daemon.
+func (d *directory) carriesMark(name string) bool {
+	n, err := unix.Lgetxattr(fmt.Sprintf("/proc/self/fd/%d/%s", d.fd, name), markName, nil)
+	return err == nil && n > 0
+}
+
+var errNotOwn = errors.New("no file of the agent's own")
+
+// openOwn opens a file that is certainly one of ours: nobody else can give a file the mark, but a link leads to it, or
+// another name does.
+func (d *directory) openOwn(name string, flags int) (int, entry, error) {
+	fd, err := openat(d.fd, name, flags|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_NOCTTY, 0)
+	if err != nil {
+		return -1, entry{}, err
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil || st.Mode&unix.S_IFMT != unix.S_IFREG || st.Nlink != 1 {
+		unix.Close(fd)
+		return -1, entry{}, errNotOwn
+	}
+	e := d.entryOf(name, &st)
+	if e.mark = markOf(fd); e.mark == "" {
+		unix.Close(fd)
+		return -1, entry{}, errNotOwn
+	}
+	return fd, e, nil
+}
+
+// remove removes the name of an own file that nobody writes. It does nothing where the name is another file's by now.
+func (d *directory) remove(e entry) error {
+	fd, now, err := d.openOwn(e.name, unix.O_RDONLY)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	if now.id != e.id {
+		return errNotOwn
+	}
+	if err := lock(fd); err != nil {
+		return err
+	}
+	return d.unlink(e)
+}
+
+// unlink removes the name of a file unless it is another file's by now. Whoever may write in the directory can still exchange
+// it in the moment between; but all that goes then is a name that they could have removed themselves.
+func (d *directory) unlink(e entry) error {
+	var st unix.Stat_t
+	if err := unix.Fstatat(d.fd, e.name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		return err
+	}
+	if d.entryOf(e.name, &st).id != e.id {
+		return errNotOwn
+	}
+	return unix.Unlinkat(d.fd, e.name, 0)
+}

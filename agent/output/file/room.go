@@ -1,0 +1,171 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package file
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+	"slices"
+
+	"golang.org/x/sys/unix"
+
+	"droidtap/agent/plugin"
+)
+
+// room is what the files of a capture may take. A nil one has no limit. The writer's goroutine owns it.
+type room struct {
+	quota   int64 // bytes of all own files in the directory; 0: no limit
+	minFree int64 // bytes that stay free on the file system; 0: no limit
+	ring    int   // files of this capture; 0: no limit
+
+	files  []entry // of this capture, with a ring: the oldest first
+	others int64   // bytes of own files besides the one that is open, when they were counted last
+	since  int64   // bytes written since the free space was looked at
+	tight  bool    // there was too little
+}
+
+// lookEvery is how many bytes are written between two looks at the free space.
+const lookEvery = 1 << 20
+
+// removes tells whether older files go where there is no room.
+func (r *room) removes() bool { return r != nil && (r.quota > 0 || r.minFree > 0 || r.ring > 0) }
+
+// begin makes room for a file that is to be opened in d.
+func (r *room) begin(d *directory) error {
+	if r == nil {
+		return nil
+	}
+	for r.ring > 0 && len(r.files) >= r.ring {
+		r.dropOldest(d)
+	}
+	r.tight = true // look now
+	return r.admit(d, id{}, 0, 0)
+}
+
+// began is told of the file that was opened.
+func (r *room) began(e entry) {
+	if r != nil && r.ring > 0 {
+		r.files = append(r.files, e)
+	}
+}
+
+// admit makes room for n bytes more in the open file, which has size bytes. The error wraps plugin.ErrNoRoom.
+func (r *room) admit(d *directory, open id, size, n int64) error {
+	if r == nil {
+		return nil
+	}
+	if err := r.keepQuota(d, open, size+n); err != nil {
+		return err
+	}
+	return r.keepFree(d, open, n)
+}
+
+// keepQuota removes own files until a file of size bytes fits.
+func (r *room) keepQuota(d *directory, open id, size int64) error {
+	isOpen := open != id{}
+	if r.quota == 0 || isOpen && r.others+size <= r.quota {
+		return nil
+	}
+	own, err := d.own()
+	if err != nil {
+		return err
+	}
+	r.others = 0
+	for _, e := range own {
+		if e.id != open {
+			r.others += e.size
+		}
+	}
+	for _, e := range own {
+		// A file that has no byte yet needs some.
+		if r.others+size < r.quota || isOpen && r.others+size == r.quota {
+			return nil
+		}
+		if e.id != open && r.removed(d, e) {
+			r.others -= e.size
+		}
+	}
+	if r.others+size < r.quota || isOpen && r.others+size == r.quota {
+		return nil
+	}
+	return fmt.Errorf("%w: the captures in %s would have more than the %d bytes of --disk-quota", plugin.ErrNoRoom, d.path, r.quota)
+}
+
+// keepFree removes own files until n bytes leave enough free.
+func (r *room) keepFree(d *directory, open id, n int64) error {
+	if r.minFree == 0 {
+		return nil
+	}
+	if r.since += n; r.since < lookEvery && !r.tight {
+		return nil
+	}
+	r.since, r.tight = 0, false
+	lacks := func() (int64, error) {
+		free, err := d.free()
+		return r.minFree + n - free, err
+	}
+	missing, err := lacks()
+	if err != nil || missing <= 0 {
+		return err
+	}
+	own, err := d.own()
+	if err != nil {
+		return err
+	}
+	// What somebody still reads is not free when it is removed: not all are to go for that.
+	for _, e := range own {
+		if e.id == open || !r.removed(d, e) {
+			continue
+		}
+		if missing -= e.size; missing <= 0 {
+			break
+		}
+	}
+	if missing, err = lacks(); err != nil || missing <= 0 {
+		return err
+	}
+	r.tight = true
+	return fmt.Errorf("%w: the file system of %s would have less free than the %d bytes of --min-free", plugin.ErrNoRoom, d.path, r.minFree)
+}
+
+// dropAny removes one older file where the disk is full, and returns false if there is none.
+func (r *room) dropAny(d *directory, open id) bool {
+	if !r.removes() {
+		return false
+	}
+	if len(r.files) > 1 { // the last one is open
+		r.dropOldest(d)
+		return true
+	}
+	if r.quota == 0 && r.minFree == 0 {
+		return false
+	}
+	own, err := d.own()
+	return err == nil && slices.ContainsFunc(own, func(e entry) bool { return e.id != open && r.removed(d, e) })
+}
+
+// dropOldest removes the oldest file of this capture, even where the file system has no marks: it is known by its inode.
+func (r *room) dropOldest(d *directory) {
+	e := r.files[0]
+	r.files = r.files[1:]
+	if err := d.unlink(e); err == nil {
+		slog.Info("the oldest file was removed", "path", filepath.Join(d.path, e.name))
+	} else if !errors.Is(err, unix.ENOENT) {
+		slog.Warn("the oldest file was not removed", "path", filepath.Join(d.path, e.name), "because", err)
+	}
+}
+
+// removed removes an own file for the room that it takes.
+func (r *room) removed(d *directory, e entry) bool {
+	err := d.remove(e)
+	switch {
+	case err == nil:
+		slog.Info("an older capture was removed for its room", "path", filepath.Join(d.path, e.name), "bytes", e.size)
+	case errors.Is(err, unix.EWOULDBLOCK): // somebody writes it
+	default:
+		slog.Warn("an older capture was not removed", "path", filepath.Join(d.path, e.name), "because", err)
+	}
+	return err == nil
+}
