@@ -169,6 +169,7 @@ func configure(c *cli.Context) (capture.Config, error) {
 	if err := addPlugins(c, &cfg); err != nil {
 		return cfg, err
 	}
+	limit(&cfg)
 	cfg.Ready = func(file string) {
 		fmt.Fprintf(c.App.ErrWriter, "capturing on %s to %s\n", cfg.Label, file)
 	}
@@ -240,6 +241,21 @@ func addPlugins(c *cli.Context, cfg *capture.Config) error {
 		return plugin.Usagef("nowhere to write to: this agent has no output that the flags ask for")
 	}
 	return nil
+}
+
+// limit has a capture end where its output wants that, if it does not end before.
+func limit(cfg *capture.Config) {
+	l, ok := cfg.Output.(plugin.Limiter)
+	if !ok {
+		return
+	}
+	d, n := l.Limits()
+	if d > 0 && (cfg.Duration == 0 || d < cfg.Duration) {
+		cfg.Duration = d
+	}
+	if n > 0 && (cfg.Most == 0 || n < cfg.Most) {
+		cfg.Most = n
+	}
 }
 
 // anySet tells whether one of the flags was given.

@@ -22,30 +22,11 @@ import (
 // TestDiskFull fills a disk with packets of several sizes, so that it is full at several places in a block, and
 // expects every packet that was counted to be readable, without a warning.
 func TestDiskFull(t *testing.T) {
-	if os.Geteuid() != 0 {
-		t.Skip("mounting a small disk needs root")
-	}
 	tshark, err := exec.LookPath("tshark")
 	if err != nil {
 		t.Skip("tshark is not installed (Debian package tshark)")
 	}
-	// The thread is never unlocked, so that it ends with the test, and its mounts with it.
-	runtime.LockOSThread()
-	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
-		t.Skip("no private mount namespace to be had:", err)
-	}
-	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
-		t.Fatal(err)
-	}
-	disk := t.TempDir()
-	if err := unix.Mount("test", disk, "tmpfs", 0, "size=256k"); err != nil {
-		t.Fatal(err)
-	}
-	defer func() {
-		if err := unix.Unmount(disk, 0); err != nil {
-			t.Error(err)
-		}
-	}()
+	disk := smallDisk(t, "256k")
 	for _, size := range []int{60, 333, 1400, 1514, 40000, 65536} {
 		path := filepath.Join(disk, "full.pcapng")
 		want := fillDisk(t, path, size)
@@ -66,6 +47,32 @@ func TestDiskFull(t *testing.T) {
 			t.Errorf("packets of %d bytes: %d counted, %d read", size, want, got)
 		}
 	}
+}
+
+// smallDisk mounts an empty file system of so many bytes for the test. Its marks are those of a phone's.
+func smallDisk(t *testing.T, size string) string {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("mounting a small disk needs root")
+	}
+	// The thread is never unlocked, so that it ends with the test, and its mounts with it.
+	runtime.LockOSThread()
+	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
+		t.Skip("no private mount namespace to be had:", err)
+	}
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+		t.Fatal(err)
+	}
+	disk := t.TempDir()
+	if err := unix.Mount("test", disk, "tmpfs", 0, "size="+size); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(disk, unix.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	})
+	return disk
 }
 
 // fillDisk writes packets of size bytes to path until there is no room, and returns how many were counted.
