@@ -78,7 +78,10 @@ func wholeFile(f io.ReaderAt, size int64) (int64, uint64, error) {
 		return pcapng.Whole(io.NewSectionReader(f, 0, size))
 	}
 	c, err := read(all, math.MaxInt64)
-	if err != nil {
+	switch {
+	case len(c.ends) == 0: // whatever was read of the first one
+		return 0, 0, nil
+	case err != nil:
 		return 0, 0, err
 	}
 	// The agent's frames end where blocks end. Those of others may not, and then it takes another look each time.
