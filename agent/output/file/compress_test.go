@@ -97,8 +97,8 @@ func frameOf(t testing.TB, method string, text []byte) []byte {
 	return frame
 }
 
-// written are what a writer has written at once: whole blocks, with so many packets each.
-func written(t testing.TB, packets ...int) (texts [][]byte) {
+// blocksOf are what a writer has written at once: whole blocks, with so many packets each.
+func blocksOf(t testing.TB, packets ...int) (texts [][]byte) {
 	t.Helper()
 	var out bytes.Buffer
 	w := pcapng.NewWriter(&out, pcapng.Section{Application: "test"})

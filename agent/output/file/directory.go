@@ -116,16 +116,17 @@ func (d *directory) unused(base, path string) error {
 	}
 	defer unix.Close(fd)
 	if err := lock(fd); err == unix.EWOULDBLOCK {
-		return explainLock(path, err)
+		return written(path)
 	}
 	return nil
 }
 
 // take makes an open file that is empty one of ours. The error is a usage error if another process writes it.
 func (d *directory) take(fd int, base, path string) (*regular, error) {
-	if err := lock(fd); err != nil {
+	locked := lock(fd) // some file systems have no locks
+	if locked == unix.EWOULDBLOCK {
 		unix.Close(fd)
-		return nil, explainLock(path, err)
+		return nil, written(path)
 	}
 	r := &regular{f: os.NewFile(uintptr(fd), path), dir: d, base: base}
 	var st unix.Stat_t
@@ -137,7 +138,8 @@ func (d *directory) take(fd int, base, path string) (*regular, error) {
 		return nil, &os.PathError{Op: "overwrite", Path: path, Err: errors.Join(err, r.f.Close())}
 	}
 	r.id = d.entryOf(base, &st).id
-	r.marked = setMark(fd, markOpen) == nil
+	// What a start finds open and not locked is taken for left.
+	r.marked = locked == nil && setMark(fd, markOpen) == nil
 	return r, nil
 }
 

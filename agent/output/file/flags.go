@@ -37,7 +37,7 @@ func flags() []cli.Flag {
 		},
 		text("C", "", "begin another file when one has `SIZE`: FILE, FILE1, FILE2 and so on; a number is one of millions of bytes, 10k, 10m and 10g are KiB, MiB and GiB"),
 		text("G", "", "begin another file every `SECONDS`, counted from its first packet, sleep included; FILE has the time as strftime(3) writes it (%Y%m%d-%H%M%S), and -C numbers files of the same time"),
-		text("W", "", "with -C, use `N` names again and again; with -G alone, end after that many files; where no -w names them, keep the newest N"),
+		text("W", "", "with -C, use `N` names again and again; with -G alone, end after that many files; without -w, keep the newest N of this capture"),
 		text("z", "", "run `COMMAND` FILE by the shell for each file that is closed, as root; it is not waited for"),
 		&cli.StringSliceFlag{
 			Name: "autostop", Aliases: []string{"a"}, Category: plugin.GroupOutput,
@@ -45,7 +45,7 @@ func flags() []cli.Flag {
 		},
 		&cli.StringSliceFlag{
 			Name: "ring-buffer", Aliases: []string{"b"}, Category: plugin.GroupOutput,
-			Usage: "begin another file at `CONDITION` duration:SECONDS, filesize:KB, packets:N or interval:SECONDS (where the clock has a multiple of it), and keep the newest files:N; FILE.pcapng becomes FILE_00001_<YYYYmmddHHMMSS>.pcapng",
+			Usage: "begin another file at `CONDITION` duration:SECONDS, filesize:KB, packets:N or interval:SECONDS (where the clock has a multiple of it), and keep the newest files:N of this capture; FILE.pcapng becomes FILE_00001_<YYYYmmddHHMMSS>.pcapng",
 		},
 		text("disk-quota", "", "remove the oldest captures in the directory, of any run, where all would have more than `SIZE` (as -C has it); where that does not do, a capture in one file ends and others wait"),
 		text("min-free", "", "the same where less than `SIZE` of the file system would be free"),

@@ -43,12 +43,8 @@ func lock(fd int) error {
 	}
 }
 
-func explainLock(path string, err error) error {
-	if err == unix.EWOULDBLOCK {
-		return plugin.Usagef("%s is being written by another process", path)
-	}
-	return &os.PathError{Op: "lock", Path: path, Err: err}
-}
+// written is the error of a file that somebody holds.
+func written(path string) error { return plugin.Usagef("%s is being written by another process", path) }
 
 // id is which file it is, whatever its name.
 type id struct{ dev, ino uint64 }

@@ -208,8 +208,8 @@ func repairOpen(fd int, path string) (r repaired, err error) {
 	case st.Nlink > 1:
 		err = plugin.Usagef("%s has %d names (hard links), and all would change", path, st.Nlink)
 	default:
-		if err = lock(fd); err != nil {
-			err = explainLock(path, err)
+		if lock(fd) == unix.EWOULDBLOCK {
+			err = written(path)
 		}
 	}
 	if err != nil {

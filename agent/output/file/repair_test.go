@@ -27,7 +27,7 @@ func TestEachBeginningIsRepaired(t *testing.T) {
 			counts := []int{0, 1, 7, 2}
 			var all []byte
 			ends, packets := []int{0}, []int{0}
-			for i, text := range written(t, counts...) {
+			for i, text := range blocksOf(t, counts...) {
 				all = append(all, frameOf(t, method, text)...)
 				ends = append(ends, len(all))
 				packets = append(packets, packets[i]+counts[i])
@@ -53,7 +53,7 @@ func TestEachBeginningIsRepaired(t *testing.T) {
 // A frame whose checksum is wrong is not whole, nor is what follows.
 func TestDamagedFrame(t *testing.T) {
 	for _, method := range []string{compressZstd, compressGzip} {
-		texts := written(t, 3, 5, 7)
+		texts := blocksOf(t, 3, 5, 7)
 		first, second, third := frameOf(t, method, texts[0]), frameOf(t, method, texts[1]), frameOf(t, method, texts[2])
 		second[len(second)-6]++ // in the checksum, or in front of it
 		all := append(append(bytes.Clone(first), second...), third...)
@@ -66,8 +66,8 @@ func TestDamagedFrame(t *testing.T) {
 // Frames of others may end anywhere. Where the last one that is there does not end a block, one before may.
 func TestForeignFrames(t *testing.T) {
 	for _, method := range []string{compressZstd, compressGzip} {
-		text := bytes.Join(written(t, 3, 5), nil)
-		head := bytes.Join(written(t, 3), nil)
+		text := bytes.Join(blocksOf(t, 3, 5), nil)
+		head := bytes.Join(blocksOf(t, 3), nil)
 		cut := len(head) + 10
 		parts := [][]byte{frameOf(t, method, head), frameOf(t, method, text[len(head):cut]), frameOf(t, method, text[cut:])}
 		all := bytes.Join(parts, nil)
@@ -106,7 +106,7 @@ func TestForeignFrames(t *testing.T) {
 func FuzzWholeFile(f *testing.F) {
 	for _, method := range []string{compressNone, compressZstd, compressGzip} {
 		var all []byte
-		for _, text := range written(f, 1, 2) {
+		for _, text := range blocksOf(f, 1, 2) {
 			all = append(all, frameOf(f, method, text)...)
 		}
 		f.Add(all)
@@ -142,7 +142,7 @@ func runRepair(t *testing.T, paths ...string) (said string, err error) {
 
 func TestRepairCommand(t *testing.T) {
 	t.Chdir(t.TempDir())
-	text := bytes.Join(written(t, 3, 5), nil)
+	text := bytes.Join(blocksOf(t, 3, 5), nil)
 	when := time.Unix(1e9, 5000)
 	for name, content := range map[string][]byte{
 		"whole": text, "torn": text[:len(text)-1], "torn.gz": append(frameOf(t, compressGzip, text), 0x1f, 0x8b, 8), "empty": nil,
@@ -174,7 +174,7 @@ func TestRepairCommand(t *testing.T) {
 
 // What must not be cut stays as it is.
 func TestRepairRefuses(t *testing.T) {
-	text := bytes.Join(written(t, 3, 5), nil)
+	text := bytes.Join(blocksOf(t, 3, 5), nil)
 	torn := text[:len(text)-1]
 	tests := []struct {
 		name, want string
@@ -224,7 +224,7 @@ func TestRepairRefuses(t *testing.T) {
 func TestLeftFilesAreRepaired(t *testing.T) {
 	disk := smallDisk(t, "1m")
 	in := func(name string) string { return filepath.Join(disk, name) }
-	text := bytes.Join(written(t, 3, 5), nil)
+	text := bytes.Join(blocksOf(t, 3, 5), nil)
 	torn := text[:len(text)-1]
 	outside := filepath.Join(t.TempDir(), "outside")
 	type left struct {
