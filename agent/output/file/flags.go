@@ -12,7 +12,6 @@ import (
 
 	"github.com/urfave/cli/v2"
 
-	"droidtap/agent/boottime"
 	"droidtap/agent/plugin"
 )
 
@@ -62,7 +61,7 @@ func open(c *cli.Context) (*opener, error) {
 		tmp:    "/data/local/tmp",
 		stdout: os.Stdout,
 		now:    time.Now,
-		boot:   boottime.Now,
+		boot:   bootClock(),
 		ext:    ".pcapng",
 	}
 	if c.String("format") == "pcap" || c.Bool("P") {

@@ -20,10 +20,11 @@ type room struct {
 	minFree int64 // bytes that stay free on the file system; 0: no limit
 	ring    int   // files of this capture; 0: no limit
 
-	files  []entry // of this capture, with a ring: the oldest first
-	others int64   // bytes of own files besides the one that is open, when they were counted last
-	since  int64   // bytes written since the free space was looked at
-	tight  bool    // there was too little
+	seen   map[string]entry // what is in the directory; see directory.own
+	files  []entry          // of this capture, with a ring: the oldest first
+	others int64            // bytes of own files besides the one that is open, when they were counted last
+	since  int64            // bytes written since the free space was looked at
+	tight  bool             // there was too little
 }
 
 // lookEvery is how many bytes are written between two looks at the free space.
@@ -62,13 +63,20 @@ func (r *room) admit(d *directory, open id, size, n int64) error {
 	return r.keepFree(d, open, n)
 }
 
+func (r *room) own(d *directory) ([]entry, error) {
+	if r.seen == nil {
+		r.seen = map[string]entry{}
+	}
+	return d.own(r.seen)
+}
+
 // keepQuota removes own files until a file of size bytes fits.
 func (r *room) keepQuota(d *directory, open id, size int64) error {
 	isOpen := open != id{}
 	if r.quota == 0 || isOpen && r.others+size <= r.quota {
 		return nil
 	}
-	own, err := d.own()
+	own, err := r.own(d)
 	if err != nil {
 		return err
 	}
@@ -110,7 +118,7 @@ func (r *room) keepFree(d *directory, open id, n int64) error {
 	if err != nil || missing <= 0 {
 		return err
 	}
-	own, err := d.own()
+	own, err := r.own(d)
 	if err != nil {
 		return err
 	}
@@ -142,7 +150,7 @@ func (r *room) dropAny(d *directory, open id) bool {
 	if r.quota == 0 && r.minFree == 0 {
 		return false
 	}
-	own, err := d.own()
+	own, err := r.own(d)
 	return err == nil && slices.ContainsFunc(own, func(e entry) bool { return e.id != open && r.removed(d, e) })
 }
 

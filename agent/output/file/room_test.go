@@ -366,7 +366,7 @@ func TestRemoveLooksAgain(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer d.close()
-			own, err := d.own()
+			own, err := d.own(nil)
 			if err != nil || len(own) != 1 || own[0].name != "x" {
 				t.Fatalf("own files %+v, %v", own, err)
 			}
@@ -446,4 +446,50 @@ func TestSyncWhileClosing(t *testing.T) {
 			t.Error(err)
 		}
 	}
+}
+
+// What is remembered of a directory never stands for what has changed in it.
+func TestOwnFilesAreLookedAtAgain(t *testing.T) {
+	disk := smallDisk(t, "1m")
+	in := func(name string) string { return filepath.Join(disk, name) }
+	d, err := openDirectory(disk, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.close()
+	seen := map[string]entry{}
+	check := func(want ...string) {
+		t.Helper()
+		own, err := d.own(seen)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		for _, e := range own {
+			got = append(got, fmt.Sprint(e.name, " ", e.size))
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("(-want +got):\n%s", diff)
+		}
+		if n := len(listed(t, disk)); len(seen) != n {
+			t.Errorf("%d files are remembered, of %d", len(seen), n)
+		}
+	}
+	marked(t, in("a"), markDone, 1, 1)
+	marked(t, in("b"), markOpen, 2, 2)
+	marked(t, in("c"), "", 3, 3)
+	marked(t, in("d"), markDone, 4, 4)
+	check("a 1", "b 2", "d 4")
+	if err := errors.Join(os.WriteFile(in("b"), make([]byte, 20), 0o600), os.Chtimes(in("b"), time.Time{}, time.Unix(0, 1))); err != nil {
+		t.Fatal(err)
+	}
+	check("b 20", "a 1", "d 4") // in another order, too
+	if err := unix.Setxattr(in("c"), markName, []byte(markDone), 0); err != nil {
+		t.Fatal(err)
+	}
+	check("b 20", "a 1", "c 3", "d 4")
+	if err := errors.Join(os.WriteFile(in("new"), nil, 0o600), os.Rename(in("new"), in("a")), os.Link(in("d"), in("e")), os.Remove(in("b"))); err != nil {
+		t.Fatal(err)
+	}
+	check("c 3")
 }

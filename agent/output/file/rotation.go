@@ -5,6 +5,7 @@ package file
 import (
 	"time"
 
+	"droidtap/agent/boottime"
 	"droidtap/agent/plugin"
 )
 
@@ -65,3 +66,17 @@ func (o *opener) Persists() bool { return o.rotates() }
 
 // Limits is plugin.Limiter's.
 func (o *opener) Limits() (time.Duration, uint64) { return o.duration, o.most }
+
+// bootClock returns a clock that is asked before each packet: the boot clock takes a system call, which is made each
+// millisecond at most. No phone falls asleep and wakes up in that.
+func bootClock() func() time.Duration {
+	var asked time.Time
+	var boot time.Duration
+	return func() time.Duration {
+		since := time.Since(asked)
+		if asked.IsZero() || since >= time.Millisecond {
+			asked, boot, since = time.Now(), boottime.Now(), 0
+		}
+		return boot + since
+	}
+}
