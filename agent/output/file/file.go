@@ -223,7 +223,7 @@ func (o *opener) replace(dir *directory, base string, t turn) (*regular, error) 
 			return nil, err
 		}
 	}
-	if err := dir.unlink(old); err != nil {
+	if err := dir.unlinkLater(old); err != nil {
 		return nil, &os.PathError{Op: "replace", Path: path, Err: err}
 	}
 	return dir.create(base, path, o.making)

@@ -145,13 +145,14 @@ func (d *directory) openOwn(name string, flags int) (int, entry, error) {
 	return fd, e, nil
 }
 
-// remove removes the name of an own file that nobody writes. It does nothing where the name is another file's by now.
-func (d *directory) remove(e entry) error {
+// remove removes the name of an own file that nobody writes. It does nothing where the name is another file's by now. With
+// later, the room of the file is free a little later: the system may take its time with a large one.
+func (d *directory) remove(e entry, later bool) error {
 	fd, now, err := d.openOwn(e.name, unix.O_RDONLY)
 	if err != nil {
 		return err
 	}
-	defer unix.Close(fd)
+	defer free(fd, later)
 	if now.id != e.id {
 		return errNotOwn
 	}
@@ -159,6 +160,15 @@ func (d *directory) remove(e entry) error {
 		return err
 	}
 	return d.unlink(e)
+}
+
+// free closes a file, upon which its room is free if it has no name any more.
+func free(fd int, later bool) {
+	if later {
+		go unix.Close(fd)
+		return
+	}
+	unix.Close(fd)
 }
 
 // unlink removes the name of a file unless it is another file's by now. Whoever may write in the directory can still exchange
@@ -172,4 +182,14 @@ func (d *directory) unlink(e entry) error {
 		return errNotOwn
 	}
 	return unix.Unlinkat(d.fd, e.name, 0)
+}
+
+// unlinkLater is unlink, but the room of the file may be free a little later.
+func (d *directory) unlinkLater(e entry) error {
+	fd, err := openat(d.fd, e.name, unix.O_PATH|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return err
+	}
+	defer free(fd, true)
+	return d.unlink(e)
 }

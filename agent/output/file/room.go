@@ -39,7 +39,7 @@ func (r *room) begin(d *directory) error {
 		return nil
 	}
 	for r.ring > 0 && len(r.files) >= r.ring {
-		r.dropOldest(d)
+		r.dropOldest(d, r.minFree == 0)
 	}
 	r.tight = true // look now
 	return r.admit(d, id{}, 0, 0)
@@ -91,7 +91,7 @@ func (r *room) keepQuota(d *directory, open id, size int64) error {
 		if r.others+size < r.quota || isOpen && r.others+size == r.quota {
 			return nil
 		}
-		if e.id != open && r.removed(d, e) {
+		if e.id != open && r.removed(d, e, true) {
 			r.others -= e.size
 		}
 	}
@@ -124,7 +124,7 @@ func (r *room) keepFree(d *directory, open id, n int64) error {
 	}
 	// What somebody still reads is not free when it is removed: not all are to go for that.
 	for _, e := range own {
-		if e.id == open || !r.removed(d, e) {
+		if e.id == open || !r.removed(d, e, false) {
 			continue
 		}
 		if missing -= e.size; missing <= 0 {
@@ -144,21 +144,25 @@ func (r *room) dropAny(d *directory, open id) bool {
 		return false
 	}
 	if len(r.files) > 1 { // the last one is open
-		r.dropOldest(d)
+		r.dropOldest(d, false)
 		return true
 	}
 	if r.quota == 0 && r.minFree == 0 {
 		return false
 	}
 	own, err := r.own(d)
-	return err == nil && slices.ContainsFunc(own, func(e entry) bool { return e.id != open && r.removed(d, e) })
+	return err == nil && slices.ContainsFunc(own, func(e entry) bool { return e.id != open && r.removed(d, e, false) })
 }
 
 // dropOldest removes the oldest file of this capture, even where the file system has no marks: it is known by its inode.
-func (r *room) dropOldest(d *directory) {
+func (r *room) dropOldest(d *directory, later bool) {
 	e := r.files[0]
 	r.files = r.files[1:]
-	if err := d.unlink(e); err == nil {
+	unlink := d.unlink
+	if later {
+		unlink = d.unlinkLater
+	}
+	if err := unlink(e); err == nil {
 		slog.Info("the oldest file was removed", "path", filepath.Join(d.path, e.name))
 	} else if !errors.Is(err, unix.ENOENT) {
 		slog.Warn("the oldest file was not removed", "path", filepath.Join(d.path, e.name), "because", err)
@@ -166,8 +170,8 @@ func (r *room) dropOldest(d *directory) {
 }
 
 // removed removes an own file for the room that it takes.
-func (r *room) removed(d *directory, e entry) bool {
-	err := d.remove(e)
+func (r *room) removed(d *directory, e entry, later bool) bool {
+	err := d.remove(e, later && r.minFree == 0)
 	switch {
 	case err == nil:
 		slog.Info("an older capture was removed for its room", "path", filepath.Join(d.path, e.name), "bytes", e.size)

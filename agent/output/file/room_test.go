@@ -374,7 +374,7 @@ func TestRemoveLooksAgain(t *testing.T) {
 				t.Fatal(err)
 			}
 			before := listed(t, ".")
-			if err := d.remove(own[0]); err == nil {
+			if err := d.remove(own[0], false); err == nil {
 				t.Error("it was removed")
 			}
 			if err := d.unlink(own[0]); err == nil && name != "another name" && name != "no mark" {
