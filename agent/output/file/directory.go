@@ -94,18 +94,19 @@ func (d *directory) create(base, path string, m making) (*regular, error) {
 	return d.take(fd, base, path)
 }
 
-// createFree makes a new file with the first number that is free behind stem; a number 0 stands for none.
-func (d *directory) createFree(stem, extension, before string, number int, m making) (*regular, error) {
+// createFree makes a new file with the first number from a given one on that is free behind stem, and returns that; 0 stands for
+// none.
+func (d *directory) createFree(stem, extension, before string, number int, m making) (*regular, int, error) {
 	for last := number + 999; number <= last; number++ {
 		base := stem + extension
 		if number > 0 {
 			base = stem + before + strconv.Itoa(number) + extension
 		}
 		if r, err := d.create(base, d.prefix+base, m); !errors.Is(err, unix.EEXIST) {
-			return r, err
+			return r, number, err
 		}
 	}
-	return nil, fmt.Errorf("create %s%s: the next 1,000 numbers are taken", d.prefix+stem, extension)
+	return nil, 0, fmt.Errorf("create %s%s: the next 1,000 numbers are taken", d.prefix+stem, extension)
 }
 
 // unused returns a usage error if another process writes the file base.

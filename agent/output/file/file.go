@@ -55,6 +55,8 @@ type opener struct {
 	number   int           // of the last one; see turn
 	slice    time.Time     // as in turn
 	until    time.Duration // when the file or slice is over, by the boot clock; 0: not known yet, or never
+	stem     string        // of the last generated name, and the number behind it
+	suffix   int
 	streams  bool          // what -w names is no regular file
 	unmarked bool          // it was said that files have no mark
 	repairs  chan struct{} // closed when what was left is repaired; nil: nobody does that
@@ -171,11 +173,7 @@ func (o *opener) make(dir *directory, base string, t turn) (plugin.File, error) 
 	var err error
 	switch {
 	case o.write == "":
-		ext := o.ext
-		if ext == "" {
-			ext = ".pcapng"
-		}
-		r, err = dir.createFree(base, ext, "-", 0, o.making)
+		r, err = o.generate(dir, base)
 	case o.streams, o.opened == 0 && !o.rotates():
 		r, err = dir.create(base, dir.prefix+base, o.making)
 		if errors.Is(err, unix.EEXIST) {
@@ -184,7 +182,7 @@ func (o *opener) make(dir *directory, base string, t turn) (plugin.File, error) 
 	case !o.announced(t):
 		suffix, _ := suffixOf(base)
 		digits := strconv.Itoa(t.number)
-		r, err = dir.createFree(strings.TrimSuffix(base, digits+suffix), suffix, "", t.number, o.making)
+		r, _, err = dir.createFree(strings.TrimSuffix(base, digits+suffix), suffix, "", t.number, o.making)
 	default:
 		r, err = o.replace(dir, base, t)
 	}
@@ -192,6 +190,24 @@ func (o *opener) make(dir *directory, base string, t turn) (plugin.File, error) 
 		return nil, err // not a nil *regular
 	}
 	return r, nil
+}
+
+// generate makes a file whose name nobody has given. Of one second's files the later one has the higher number, also where an
+// earlier one is gone.
+func (o *opener) generate(dir *directory, stem string) (*regular, error) {
+	ext := o.ext
+	if ext == "" {
+		ext = ".pcapng"
+	}
+	from := 0
+	if o.stem == stem {
+		from = o.suffix + 1
+	}
+	r, number, err := dir.createFree(stem, ext, "-", from, o.making)
+	if err == nil {
+		o.stem, o.suffix = stem, number
+	}
+	return r, err
 }
 
 // replace makes a file anew that may be there from before. Somebody may still read that one, so it is not emptied. One that was
@@ -212,7 +228,7 @@ func (o *opener) replace(dir *directory, base string, t turn) (*regular, error) 
 	old := dir.entryOf(base, &st)
 	if (o.slices || o.dumpcap) && old.changed > t.now.UnixNano() {
 		stem, extension := splitName(base)
-		r, err := dir.createFree(stem, extension, "-", 1, o.making)
+		r, _, err := dir.createFree(stem, extension, "-", 1, o.making)
 		if err == nil {
 			slog.Warn("the clock was set back: the earlier file of that name stays", "path", path, "new", r.Name())
 		}

@@ -157,6 +157,10 @@ func TestNames(t *testing.T) {
 			name: "generated names of the same second", argv: "-C 1", steps: by(0, 1e6, 2),
 			want: map[string]string{"any-20261122-140312.pcapng": "A", "any-20261122-140312-1.pcapng": "B", "any-20261122-140312-2.pcapng": "C"},
 		},
+		{
+			name: "a number that is free again is not used again", argv: "-C 1 -W 2", steps: by(0, 1e6, 3),
+			want: map[string]string{"any-20261122-140312-2.pcapng": "C", "any-20261122-140312-3.pcapng": "D"},
+		},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
