@@ -103,7 +103,7 @@ test-lab: agent ## the emulated phone, on the kernels of SUITES
 FUZZTIME ?= 10m
 FUZZ     := filter:FuzzExpression filter:FuzzPacket probe/packet:FuzzDecode probe/packet:FuzzOwnerText afpacket:FuzzBlockPacket \
             config:FuzzParse sockdiag:FuzzParse owner:FuzzParse process:FuzzParseStart hook:FuzzParseEntry hook:FuzzParseOwner hook:FuzzStartTime rtnl:FuzzMessages rtnl:FuzzAnswers ../btf:FuzzOpen ../btf/facts:FuzzFrom \
-            ../android:FuzzInterfaces ../android:FuzzParseRelease ../android:FuzzParsePackages sockdiag:FuzzParseDump apps:FuzzConcerns pcapng:FuzzWhole
+            ../android:FuzzInterfaces ../android:FuzzParseRelease ../android:FuzzParsePackages sockdiag:FuzzParseDump apps:FuzzConcerns pcapng:FuzzWhole output/file:FuzzWholeFile
 fuzz: ## fuzz what parses foreign bytes, each parser for FUZZTIME (10m) (root)
 	@$(call cgo,host); for target in $(FUZZ); do \
 		$(GO) test -tags $(TAGS) -run NONE -fuzz "^$${target#*:}$$" -fuzztime $(FUZZTIME) "./agent/$${target%:*}" | tail -n 3; \
