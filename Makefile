@@ -15,7 +15,7 @@ LDFLAGS := -s -w -linkmode external -extldflags "-static -Wl,--gc-sections -Wl,-
 COLD    := github.com/urfave/... github.com/therootcompany/... github.com/cilium/ebpf/btf \
            github.com/cilium/ebpf/asm github.com/cilium/ebpf/features github.com/cilium/ebpf/link github.com/cilium/ebpf/internal/... \
            text/... regexp/... encoding/json debug/... compress/... crypto/... flag net/... log/... fmt reflect internal/zstd \
-           droidtap/btf/... droidtap/agent/doctor droidtap/agent/kernel droidtap/agent/hook droidtap/agent/rtnl
+           droidtap/btf/... droidtap/agent/control droidtap/agent/daemon droidtap/agent/doctor droidtap/agent/kernel droidtap/agent/hook droidtap/agent/rtnl
 SUITES  ?= bookworm,bullseye,trixie,trixie-backports
 
 help: ## list the targets
@@ -102,7 +102,7 @@ test-lab: agent ## the emulated phone, on the kernels of SUITES
 
 FUZZTIME ?= 10m
 FUZZ     := filter:FuzzExpression filter:FuzzPacket probe/packet:FuzzDecode probe/packet:FuzzOwnerText afpacket:FuzzBlockPacket \
-            config:FuzzParse sockdiag:FuzzParse owner:FuzzParse process:FuzzParseStart hook:FuzzParseEntry hook:FuzzParseOwner hook:FuzzStartTime rtnl:FuzzMessages rtnl:FuzzAnswers ../btf:FuzzOpen ../btf/facts:FuzzFrom \
+            config:FuzzParse control:FuzzParse sockdiag:FuzzParse owner:FuzzParse process:FuzzParseStart hook:FuzzParseEntry hook:FuzzParseOwner hook:FuzzStartTime rtnl:FuzzMessages rtnl:FuzzAnswers ../btf:FuzzOpen ../btf/facts:FuzzFrom \
             ../android:FuzzInterfaces ../android:FuzzParseRelease ../android:FuzzParsePackages sockdiag:FuzzParseDump apps:FuzzConcerns pcapng:FuzzWhole output/file:FuzzWholeFile
 fuzz: ## fuzz what parses foreign bytes, each parser for FUZZTIME (10m) (root)
 	@$(call cgo,host); for target in $(FUZZ); do \
