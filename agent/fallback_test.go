@@ -32,7 +32,7 @@ func oldMain() {
 			k.TCX = errors.New("no TCX in this test")
 			return k
 		}
-		ctx, abort, stop := signals(c.Context, false)
+		ctx, abort, stop := signals(c.Context, false, nil)
 		defer stop()
 		sum, err := capture.Run(ctx, abort, cfg)
 		printSummary(os.Stderr, sum)

@@ -15,6 +15,7 @@ const helpHead = `agent: capture packets on a rooted Android phone, with tcpdump
 
     agent [options] [pcap-filter expression]
     agent doctor
+    agent --daemon [options] [expression]; agent status; agent stop
     agent -i wlan0 port 443
     agent -i any --uid 10123 -w - | wireshark -k -i -
 

@@ -4,6 +4,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -17,6 +18,7 @@ import (
 
 	"droidtap/agent/capability"
 	"droidtap/agent/capture"
+	"droidtap/agent/daemon"
 	"droidtap/agent/plan"
 	"droidtap/agent/plugin"
 )
@@ -33,11 +35,11 @@ func run(argv []string, stdout, stderr io.Writer) int {
 func newApp(stdout, stderr io.Writer) *cli.App {
 	app := &cli.App{
 		Name:      "agent",
-		Flags:     ownFlags(),
+		Flags:     append(ownFlags(), unattendedFlags()...),
 		Writer:    stdout,
 		ErrWriter: stderr,
 		Action:    action,
-		Commands:  []*cli.Command{doctorCommand()},
+		Commands:  append([]*cli.Command{doctorCommand()}, controlCommands()...),
 	}
 	for _, p := range plugin.Probes() {
 		app.Flags = append(app.Flags, p.Flags...)
@@ -97,10 +99,20 @@ func action(c *cli.Context) error {
 	}
 	// Before anything is read that could not be read again, as an expression from a pipe.
 	unshed := capability.Shed()
+	if c.Bool("daemon") && !daemon.Started() {
+		return startDaemon(c)
+	}
+	said := &messages{stderr: c.App.ErrWriter}
+	c.App.ErrWriter = said
 	cfg, err := configure(c)
 	if err != nil {
 		return err
 	}
+	return capturePackets(c, said, cfg, unshed)
+}
+
+// capturePackets captures as configured, and says how that went. unshed is why it has capabilities that it does not need.
+func capturePackets(c *cli.Context, said *messages, cfg capture.Config, unshed error) (err error) {
 	stdout, _ := cfg.Output.(plugin.Stdouter)
 	toStdout := stdout != nil && stdout.Stdout()
 	if toStdout && sameTerminal(os.Stdout, os.Stderr) {
@@ -111,15 +123,23 @@ func action(c *cli.Context) error {
 	if unshed != nil {
 		cfg.Log.Warn("the capture keeps all capabilities", "error", unshed)
 	}
-	slog.SetDefault(cfg.Log) // what a plugin says while it opens something
-	ctx, abort, stop := signals(c.Context, toStdout)
-	defer stop()
-	sum, err := capture.Run(ctx, abort, cfg)
-	if sum.File == "" {
+	u, err := attend(c, said, &cfg)
+	defer func() { err = errors.Join(err, u.close()) }()
+	if err != nil {
 		return err
 	}
-	report(c.App.ErrWriter, err)
-	printSummary(c.App.ErrWriter, sum)
+	slog.SetDefault(cfg.Log) // what a plugin says while it opens something
+	ctx, abort, stop := signals(c.Context, toStdout, u)
+	defer stop()
+	sum, err := capture.Run(ctx, abort, cfg)
+	u.phase.Store(ending) // also where it ended by itself
+	if sum.File == "" && !u.daemon {
+		return err
+	}
+	report(c.App.ErrWriter, err) // also in a daemon's log
+	if sum.File != "" {
+		printSummary(c.App.ErrWriter, sum)
+	}
 	return reported(err)
 }
 

@@ -147,15 +147,20 @@ func enterCgroup(t *testing.T) string {
 	must(t, err)
 	t.Cleanup(func() {
 		must(t, enter(filepath.Join(root, strings.TrimSpace(path))))
-		// A process that ended is there until its last task has been put away.
-		err := os.Remove(dir)
-		for end := time.Now().Add(nettest.Patience); errors.Is(err, unix.EBUSY) && time.Now().Before(end); {
-			err = os.Remove(dir)
-		}
-		must(t, err)
+		removeCgroup(t, dir)
 	})
 	must(t, enter(dir))
 	return dir
+}
+
+// removeCgroup removes a cgroup without processes: one that ended is there until its last task has been put away.
+func removeCgroup(t *testing.T, dir string) {
+	t.Helper()
+	err := os.Remove(dir)
+	for end := time.Now().Add(nettest.Patience); errors.Is(err, unix.EBUSY) && time.Now().Before(end); {
+		err = os.Remove(dir)
+	}
+	must(t, err)
 }
 
 // home runs a command below a root that is this machine's with a netd in it. The mounts are those of ip netns exec's own

@@ -118,25 +118,7 @@ func TestReplace(t *testing.T) {
 			if code := p.Wait(t); code != 0 {
 				t.Fatalf("code %d:\n%s", code, p.Stderr())
 			}
-			f, err := nettest.Read(file)
-			must(t, err)
-			got := map[int]int{}
-			for _, packet := range f.Packets {
-				got[int(packet.Data[36])<<8|int(packet.Data[37])]++
-				if len(packet.Data) != 64 {
-					t.Fatalf("a packet has %d bytes, and -s is 64", len(packet.Data))
-				}
-			}
-			t.Logf("%d packets to each port; in the file: %v", sent, got)
-			if got[bothPort] != sent {
-				t.Errorf("%d packets that both filters match are in the file, and %d were sent:\n%s", got[bothPort], sent, p.Stderr())
-			}
-			if got[neitherPort] != 0 {
-				t.Errorf("%d packets that neither filter matches are in the file", got[neitherPort])
-			}
-			if got[onePort] == 0 || got[otherPort] == 0 || got[onePort] == sent || got[otherPort] == sent {
-				t.Error("one of the filters was never in force")
-			}
+			f := replaced(t, file, sent)
 			if said := counters(t, p.Stderr()); said["captured"] != len(f.Packets) || said["received by filter"] != len(f.Packets) {
 				t.Errorf("%d packets are in the file:\n%s", len(f.Packets), p.Stderr())
 			}
@@ -147,6 +129,31 @@ func TestReplace(t *testing.T) {
 			}
 		})
 	}
+}
+
+// replaced reads a file of a capture whose filter was replaced while so many packets came to each port, and holds it against what was sent.
+func replaced(t *testing.T, file string, sent int) nettest.File {
+	t.Helper()
+	f, err := nettest.Read(file)
+	must(t, err)
+	got := map[int]int{}
+	for _, packet := range f.Packets {
+		got[int(packet.Data[36])<<8|int(packet.Data[37])]++
+		if len(packet.Data) != 64 {
+			t.Fatalf("a packet has %d bytes, and -s is 64", len(packet.Data))
+		}
+	}
+	t.Logf("%d packets to each port; in the file: %v", sent, got)
+	if got[bothPort] != sent {
+		t.Errorf("%d packets that both filters match are in the file, and %d were sent", got[bothPort], sent)
+	}
+	if got[neitherPort] != 0 {
+		t.Errorf("%d packets that neither filter matches are in the file", got[neitherPort])
+	}
+	if got[onePort] == 0 || got[otherPort] == 0 || got[onePort] == sent || got[otherPort] == sent {
+		t.Error("one of the filters was never in force")
+	}
+	return f
 }
 
 // flood sends packets of 100 bytes to each port in turns, until stop is closed. It returns how many each got.

@@ -32,9 +32,12 @@ const (
 )
 
 func exitCode(err error) int {
+	var other exitOf
 	switch {
 	case err == nil:
 		return exitOK
+	case errors.As(err, &other):
+		return other.code
 	case plugin.IsUsage(err):
 		return exitUsage
 	case errors.Is(err, capture.ErrKernel):

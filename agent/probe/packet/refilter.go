@@ -61,6 +61,13 @@ func (s *source) Refilter(ctx context.Context, expr string) (plugin.Change, erro
 	return ch, nil
 }
 
+// Expression returns the one that holds at present. It may be called from any goroutine.
+func (s *source) Expression() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.classifiers.filters.expr
+}
+
 // Prepare injects the new filter into the programs for what is attached.
 func (c *change) Prepare(spec *ebpf.CollectionSpec, t plugin.Target) error {
 	c.log = t.Log

@@ -1,0 +1,398 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"reflect"
+	"regexp"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
+
+	"droidtap/scripts/nettest"
+)
+
+// background is a daemon with its files in a directory of its own.
+type background struct {
+	nettest.Space
+	dir string
+	pid int
+}
+
+// file returns a path of the daemon's.
+func (b *background) file(name string) string { return filepath.Join(b.dir, name) }
+
+// argv is the command line that starts it: program's, with args, into the file "f".
+func (b *background) argv(program string, args ...string) []string {
+	return append([]string{program, "--daemon", "--pid-file", b.file("pid"), "--socket", b.file("sock"), "--log", b.file("log"),
+		"--ready-file", b.file("ready"), "-w", b.file("f"), "-i", "veth0"}, args...)
+}
+
+// ends runs a command to its end.
+func (b *background) ends(argv ...string) (stdout, stderr string, code int) {
+	cmd := b.Command(argv...)
+	var out, said strings.Builder
+	cmd.Stdout, cmd.Stderr = &out, &said
+	_ = cmd.Run() // the code says it
+	return out.String(), said.String(), cmd.ProcessState.ExitCode()
+}
+
+// launch starts a daemon, which is killed at the end of the test if it has not ended by then.
+func launch(t *testing.T, near nettest.Space, program string, args ...string) *background {
+	t.Helper()
+	b := &background{Space: near, dir: t.TempDir()}
+	b.start(t, program, args...)
+	return b
+}
+
+func (b *background) start(t *testing.T, program string, args ...string) {
+	t.Helper()
+	_, stderr, code := b.ends(b.argv(program, args...)...)
+	if code != 0 || stderr != "capturing on veth0 to "+b.file("f")+"\n" {
+		t.Fatalf("code %d:\n%s", code, stderr)
+	}
+	text, err := os.ReadFile(b.file("pid"))
+	must(t, err)
+	b.pid, err = strconv.Atoi(strings.TrimSpace(string(text)))
+	must(t, err)
+	pid := b.pid
+	t.Cleanup(func() {
+		if alive(pid) {
+			_ = syscall.Kill(pid, syscall.SIGKILL)
+		}
+	})
+}
+
+// alive tells whether a process is there and has not ended: nobody waits for a daemon but init.
+func alive(pid int) bool {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	_, state, _ := strings.Cut(string(stat), ") ")
+	return err == nil && !strings.HasPrefix(state, "Z")
+}
+
+// ask has the daemon asked, and fails the test unless it does what is asked for.
+func (b *background) ask(t *testing.T, words ...string) string {
+	t.Helper()
+	out, stderr, code := b.ends(append([]string{"agent", words[0], "--socket", b.file("sock")}, words[1:]...)...)
+	if code != 0 || stderr != "" {
+		t.Fatalf("%s: code %d\n%s%s", words, code, stderr, b.log(t))
+	}
+	return out
+}
+
+// json is ask for a result, of which nothing is left from before.
+func (b *background) json(t *testing.T, result any, what string) {
+	t.Helper()
+	reflect.ValueOf(result).Elem().SetZero()
+	must(t, json.Unmarshal([]byte(b.ask(t, what, "--json")), result))
+}
+
+// awaitCaptured waits until so many packets are in the files, and flushes what is on its way.
+func (b *background) awaitCaptured(t *testing.T, n int) {
+	t.Helper()
+	var s stats
+	for end := time.Now().Add(nettest.Patience); time.Now().Before(end); {
+		b.ask(t, "flush")
+		if b.json(t, &s, "stats"); s.Captured >= uint64(n) {
+			return
+		}
+	}
+	t.Fatalf("%d packets captured, and not %d:\n%s", s.Captured, n, b.log(t))
+}
+
+func (b *background) log(t *testing.T) string {
+	t.Helper()
+	text, err := os.ReadFile(b.file("log"))
+	must(t, err)
+	return string(text)
+}
+
+// gone fails the test if anything of the daemon is there but its log and what it captured.
+func (b *background) gone(t *testing.T) {
+	t.Helper()
+	if alive(b.pid) {
+		t.Errorf("pid %d runs:\n%s", b.pid, b.log(t))
+	}
+	for _, name := range []string{"pid", "sock", "ready"} {
+		if _, err := os.Lstat(b.file(name)); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("%s is there (%v)", name, err)
+		}
+	}
+	nothingLeft(t, b.Space)
+}
+
+// TestDaemon follows a daemon through its life.
+func TestDaemon(t *testing.T) {
+	nettest.Require(t, "agent", "capinfos")
+	near, far := nettest.Pair(t)
+	b := launch(t, near, "agent", "udp port 9")
+	if ready, err := os.ReadFile(b.file("ready")); string(ready) != fmt.Sprintln(b.pid) {
+		t.Errorf("ready: %q, %v", ready, err)
+	}
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", b.pid))
+	must(t, err)
+	_, after, _ := strings.Cut(string(stat), ") ")
+	if f := strings.Fields(after); f[3] != strconv.Itoa(b.pid) || f[4] != "0" {
+		t.Errorf("session %s, terminal %s of pid %d", f[3], f[4], b.pid)
+	}
+	if comm, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", b.pid)); string(comm) != "agent\n" {
+		t.Errorf("it is called %q (%v)", comm, err)
+	}
+	datagrams(t, far, 5)
+	b.awaitCaptured(t, 5)
+	f, err := nettest.Read(b.file("f"))
+	if must(t, err); len(f.Packets) != 5 {
+		t.Errorf("%d packets are in the file when flush has returned", len(f.Packets))
+	}
+	var s status
+	b.json(t, &s, "status")
+	if s.Since.IsZero() {
+		t.Error("it does not say since when")
+	}
+	want := status{Pid: b.pid, Version: version, State: "capturing", Label: "veth0", Filter: "udp port 9", Since: s.Since,
+		totals: totals{Captured: 5, Received: 5, Unattributed: 5, File: b.file("f"), Files: 1}, Warnings: []warning{}}
+	if d := cmp.Diff(want, s, cmp.AllowUnexported(status{})); d != "" {
+		t.Errorf("status: (-want +got)\n%s", d)
+	}
+	for _, fact := range []string{"capturing on veth0 since ", fmt.Sprintf("\npid %d\n", b.pid), "\nfilter udp port 9\n", "\n5 packets captured\n", "\nfile " + b.file("f") + "\n"} {
+		if text := b.ask(t, "status"); !strings.Contains(text, fact) {
+			t.Errorf("status does not say %q:\n%s", fact, text)
+		}
+	}
+	if text := b.ask(t, "stats"); !strings.HasPrefix(text, "5 packets captured\n5 packets received by filter\n0 packets dropped by kernel\n") {
+		t.Errorf("stats:\n%s", text)
+	}
+
+	_, stderr, code := b.ends(b.argv("agent")...)
+	if line := fmt.Sprintf("agent: an agent runs already, pid %d: it holds %s\n", b.pid, b.file("pid")); code != 1 || stderr != line {
+		t.Errorf("a second one: code %d, %q, and not %q", code, stderr, line)
+	}
+	_, stderr, code = b.ends("agent", "--daemon", "--pid-file", b.file("pid2"), "--socket", b.file("sock"), "--log", b.file("log2"), "-w", b.file("f2"), "-i", "veth0")
+	if code != 1 || !strings.Contains(stderr, "an agent listens there already") || strings.Count(stderr, "\n") != 1 {
+		t.Errorf("a second one at the socket: code %d, %q", code, stderr)
+	}
+
+	if out := b.ask(t, "stop"); out != "" {
+		t.Errorf("stop says %q", out)
+	}
+	b.gone(t)
+	if log := b.log(t); !strings.Contains(log, "Z capturing on veth0") && !strings.Contains(log, " capturing on veth0") || !strings.Contains(log, " 5 packets captured\n") {
+		t.Errorf("the log:\n%s", log)
+	}
+	wireshark(t, "capinfos", b.file("f"))
+	if _, stderr, code := b.ends("agent", "status", "--socket", b.file("sock")); code != 1 || !strings.Contains(stderr, "no agent listens there") {
+		t.Errorf("status of none: code %d, %q", code, stderr)
+	}
+}
+
+// TestDaemonRefused says in one line why there is no daemon, with its exit code, and leaves none.
+func TestDaemonRefused(t *testing.T) {
+	nettest.Require(t, "agent", "setpriv")
+	near, _ := nettest.Pair(t)
+	open := t.TempDir()
+	must(t, os.Chmod(open, 0o777))
+	for _, c := range []struct {
+		rule string
+		args []string // behind those that say where its files are
+		code int
+		text string
+	}{
+		{"an interface", []string{"-i", "nope"}, 2, `no interface "nope"`},
+		{"an expression", []string{"tcp", "port"}, 2, "syntax error"},
+		{"a directory", []string{"-w", "/no/where"}, 2, "does not exist"},
+		{"standard output", []string{"-w", "-"}, 2, "standard output"},
+		{"a pid file where others write", []string{"--pid-file", filepath.Join(open, "pid")}, 2, "others than root may write there"},
+		{"a socket where others write", []string{"--socket", filepath.Join(open, "sock")}, 2, "others than root may write there"},
+		{"a log that is none", []string{"--log", open}, 1, "log"},
+		{"no name", []string{"--pid-file", ""}, 2, "--pid-file needs a name"},
+		{"statistics", []string{"--stats", "0"}, 2, "--stats 0"},
+		{"JSON of nothing", []string{"--json"}, 2, "--json"},
+	} {
+		b := &background{Space: near, dir: t.TempDir()}
+		_, stderr, code := b.ends(b.argv("agent", c.args...)...)
+		if code != c.code || strings.Count(stderr, "\n") != 1 || !strings.HasPrefix(stderr, "agent: ") || !strings.Contains(stderr, c.text) {
+			t.Errorf("%s: code %d, %q", c.rule, code, stderr)
+		}
+		for _, name := range []string{"pid", "sock", "ready", "f"} {
+			if _, err := os.Lstat(b.file(name)); !errors.Is(err, os.ErrNotExist) {
+				t.Errorf("%s: %s is there (%v)", c.rule, name, err)
+			}
+		}
+	}
+	b := &background{Space: near, dir: t.TempDir()}
+	_, stderr, code := b.ends(append([]string{"setpriv", "--reuid", "1000", "--regid", "1000", "--clear-groups"}, b.argv("agent")...)...)
+	if code != 3 || strings.Count(stderr, "\n") != 1 || !strings.HasPrefix(stderr, "agent: not permitted") {
+		t.Errorf("not root: code %d, %q", code, stderr)
+	}
+	nothingLeft(t, near)
+}
+
+// TestDaemonPeers lets shell ask, and nobody else but root.
+func TestDaemonPeers(t *testing.T) {
+	nettest.Require(t, "agent", "setpriv")
+	near, _ := nettest.Pair(t)
+	b := launch(t, near, "agent")
+	must(t, os.Chmod(b.dir, 0o755))
+	must(t, os.Chmod(filepath.Dir(b.dir), 0o755))
+	// The test's own directory is root's alone.
+	program := filepath.Join(b.dir, "agent")
+	path, err := exec.LookPath("agent")
+	must(t, err)
+	binary, err := os.ReadFile(path)
+	must(t, err)
+	must(t, os.WriteFile(program, binary, 0o755))
+	as := func(uid string, words ...string) (string, int) {
+		_, stderr, code := b.ends(append([]string{"setpriv", "--reuid", uid, "--regid", uid, "--clear-groups", program, words[0], "--socket", b.file("sock")}, words[1:]...)...)
+		return stderr, code
+	}
+	if stderr, code := as("2000", "status"); code != 0 {
+		t.Errorf("shell: code %d, %q", code, stderr)
+	}
+	if stderr, code := as("1000", "status"); code != 3 || !strings.HasPrefix(stderr, "agent: not permitted") {
+		t.Errorf("another by the mode of the socket: code %d, %q", code, stderr)
+	}
+	must(t, os.Chmod(b.file("sock"), 0o666))
+	if stderr, code := as("1000", "stop"); code != 3 || stderr != "agent: not permitted: only root and shell may ask, and not user 1000\n" {
+		t.Errorf("another: code %d, %q", code, stderr)
+	}
+	if stderr, code := as("2000", "stop"); code != 0 {
+		t.Errorf("shell stops it: code %d, %q", code, stderr)
+	}
+	b.gone(t)
+}
+
+// TestDaemonKilled starts another one where the first could not clean up.
+func TestDaemonKilled(t *testing.T) {
+	nettest.Require(t, "agent")
+	near, far := nettest.Pair(t)
+	b := launch(t, near, "agent")
+	datagrams(t, far, 3)
+	b.awaitCaptured(t, 3)
+	killed := b.pid
+	fd, err := unix.PidfdOpen(killed, 0)
+	must(t, err)
+	defer unix.Close(fd)
+	must(t, syscall.Kill(killed, syscall.SIGKILL))
+	// Of a process whose first thread is a zombie others may still have its files open.
+	n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, int(nettest.Patience.Milliseconds()))
+	if must(t, err); n == 0 {
+		t.Fatal("it outlives kill -9")
+	}
+	if f, err := nettest.Read(b.file("f")); err != nil || len(f.Packets) < 3 {
+		t.Errorf("%d packets are left (%v)", len(f.Packets), err)
+	}
+	for _, name := range []string{"pid", "sock", "ready"} {
+		_, err := os.Lstat(b.file(name))
+		must(t, err) // or there is nothing to take over
+	}
+	b.start(t, "agent")
+	var s status
+	if b.json(t, &s, "status"); s.Pid == killed || s.Pid != b.pid {
+		t.Errorf("pid %d, %d in the file, and %d was killed", s.Pid, b.pid, killed)
+	}
+	b.ask(t, "stop")
+	b.gone(t)
+}
+
+// TestDaemonCgroup leaves the cgroup of a service, and no other.
+func TestDaemonCgroup(t *testing.T) {
+	nettest.Require(t, "agent", "nsenter")
+	near, _ := nettest.Pair(t)
+	service := filepath.Join(enterCgroup(t), "uid_2000", "pid_7")
+	must(t, os.MkdirAll(service, 0o755))
+	t.Cleanup(func() {
+		removeCgroup(t, service)
+		removeCgroup(t, filepath.Dir(service))
+	})
+	b := &background{Space: near, dir: t.TempDir()}
+	own := func(pid string) (two string, others []string) {
+		text, err := os.ReadFile("/proc/" + pid + "/cgroup")
+		must(t, err)
+		for line := range strings.Lines(string(text)) {
+			if path, is := strings.CutPrefix(line, "0::"); is {
+				two = strings.TrimSpace(path)
+			} else {
+				others = append(others, line)
+			}
+		}
+		return two, others
+	}
+	// ip netns exec would hide where cgroups are mounted. So /sys shows another namespace's interfaces: lo is the same in all.
+	said, err := exec.Command("nsenter", "--net=/run/netns/"+near.Name, "sh", "-c", `echo 0 >"$1/cgroup.procs" && cat /proc/self/cgroup && shift && exec "$@"`, "sh", service,
+		"agent", "--daemon", "--pid-file", b.file("pid"), "--socket", b.file("sock"), "--log", b.file("log"), "-w", b.file("f"), "-i", "lo").CombinedOutput()
+	if err != nil || !strings.Contains(string(said), "/uid_2000/pid_7\n") {
+		t.Fatalf("%v\n%s", err, said)
+	}
+	pid, err := os.ReadFile(b.file("pid"))
+	must(t, err)
+	b.pid, err = strconv.Atoi(strings.TrimSpace(string(pid)))
+	must(t, err)
+	two, others := own(strconv.Itoa(b.pid))
+	_, before := own("self")
+	if two != "/" {
+		t.Errorf("it is in %s", two)
+	}
+	if d := cmp.Diff(before, others); d != "" {
+		t.Errorf("other cgroups: (-before +after)\n%s", d)
+	}
+	b.ask(t, "stop")
+	b.gone(t)
+}
+
+// TestDaemonAtHome has a daemon's files where a phone has a place that only root may enter. /data is the system's there.
+func TestDaemonAtHome(t *testing.T) {
+	nettest.Require(t, "agent")
+	near, _ := nettest.Pair(t)
+	file := filepath.Join(t.TempDir(), "f")
+	cmd := near.Command("sh", "-c", home, "home", "sh", "-c", `set -e
+mkdir -m 771 /data
+chown 1000:1000 /data
+agent --daemon -i veth0 -w "$1"
+stat -c '%a %u %n' /data/adb /data/adb/droidtap /data/adb/droidtap/run
+ls /data/adb/droidtap/run
+agent status --json >/dev/null
+agent --daemon -i veth0 -w "$1.second" || echo "code $?"
+agent stop
+ls /data/adb/droidtap/run
+agent status || echo "code $?"
+chown 1000:1000 /data/adb/droidtap/run
+agent --daemon -i veth0 -w "$1" # as on a phone, where the system could become root anyway
+agent stop
+chown 2000:2000 /data/adb/droidtap/run
+agent --daemon -i veth0 -w "$1" || echo "code $?"
+`, "sh", file)
+	said, err := cmd.CombinedOutput()
+	must(t, err)
+	got := regexp.MustCompile(`pid \d+`).ReplaceAllString(string(said), "pid N")
+	want := `capturing on veth0 to FILE
+700 0 /data/adb
+700 0 /data/adb/droidtap
+700 0 /data/adb/droidtap/run
+agent.log
+agent.pid
+agent.sock
+agent: an agent runs already, pid N: it holds /data/adb/droidtap/run/agent.pid
+code 1
+agent.log
+agent: /data/adb/droidtap/run/agent.sock: no agent listens there
+code 1
+capturing on veth0 to FILE
+agent: --pid-file /data/adb/droidtap/run/agent.pid: directory /data/adb/droidtap/run: others than root may write there
+code 2
+`
+	if d := cmp.Diff(strings.ReplaceAll(want, "FILE", file), got); d != "" {
+		t.Errorf("(-want +got)\n%s", d)
+	}
+	nothingLeft(t, near)
+}
