@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"droidtap/agent/control"
 	"droidtap/scripts/nettest"
 )
 
@@ -87,4 +88,32 @@ func TestDaemonStuck(t *testing.T) {
 	if log := b.log(t); !strings.Contains(log, "stopped at once") {
 		t.Errorf("the log:\n%s", log)
 	}
+}
+
+// TestDaemonStoppedEarly stops a daemon as soon as it listens, which is before it captures.
+func TestDaemonStoppedEarly(t *testing.T) {
+	nettest.Require(t, "agent")
+	near, _ := nettest.Pair(t)
+	b := &background{Space: near, dir: t.TempDir()}
+	starter := nettest.Start(t, near.Command(b.argv("agent", "udp port 9")...), "")
+	var c *control.Client
+	var err error
+	for end := time.Now().Add(nettest.Patience); c == nil && time.Now().Before(end); {
+		c, err = control.Dial(b.file("sock"))
+	}
+	must(t, err)
+	defer c.Close()
+	b.pid = c.Pid
+	a, err := c.Ask(control.Request{Do: control.Status})
+	must(t, err)
+	if !strings.Contains(string(a.Result), `"state":"starting"`) {
+		t.Errorf("status: %s", a.Result)
+	}
+	if a, err := c.Stop(nettest.Patience); err != nil || a.Error != "" {
+		t.Errorf("%+v, %v", a, err)
+	}
+	if code := starter.Wait(t); code != 0 {
+		t.Errorf("code %d: %s", code, starter.Stderr())
+	}
+	b.gone(t)
 }

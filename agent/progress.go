@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 	"syscall"
 	"time"
 
@@ -91,7 +92,7 @@ func (s status) write(w io.Writer) {
 	fmt.Fprintf(w, "%s on %s since %s\n", s.State, s.Label, s.Since.Format(time.DateTime))
 	fmt.Fprintf(w, "pid %d\n", s.Pid)
 	if s.Filter != "" {
-		fmt.Fprintf(w, "filter %s\n", s.Filter)
+		fmt.Fprintf(w, "filter %s\n", strings.Join(strings.Fields(s.Filter), " ")) // it may have several lines
 	}
 	if s.State == phases[capturing] { // else there are none
 		s.totals.write(w)
