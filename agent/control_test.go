@@ -68,9 +68,9 @@ func TestAgentFilter(t *testing.T) {
 
 // TestAgentRotate ends files by the command and by SIGHUP, of a daemon and of a capture in the foreground: each packet is in one of them.
 func TestAgentRotate(t *testing.T) {
-	nettest.Require(t, "agent", "agent-numbered", "capinfos")
+	nettest.Require(t, "agent", "capinfos")
 	near, far := nettest.Pair(t)
-	b := launch(t, near, "agent-numbered", "udp port 9")
+	b := launch(t, near, "agent", "udp port 9")
 	if out := b.ask(t, "rotate"); out != "the file has no packets yet\n" {
 		t.Errorf("rotate says %q", out)
 	}
@@ -90,6 +90,7 @@ func TestAgentRotate(t *testing.T) {
 	must(t, syscall.Kill(b.pid, syscall.SIGHUP))
 	must(t, syscall.Kill(b.pid, syscall.SIGUSR1)) // is done behind it
 	awaitLog(t, b, "12 packets captured, 12 received by filter, 0 dropped by kernel")
+	b.ask(t, "filter", "udp dst port 9")
 	datagrams(t, far, 6)
 	b.awaitCaptured(t, 18)
 	var s stats
@@ -99,13 +100,28 @@ func TestAgentRotate(t *testing.T) {
 	b.ask(t, "stop")
 	b.gone(t)
 	for n, packets := range []int{3, 4, 5, 6} {
-		path := (&numbered{path: b.file("f"), opened: n}).name()
+		path := rotatedName(b.file("f"), n)
 		f, err := nettest.Read(path)
 		if must(t, err); len(f.Packets) != packets || f.Interfaces[0].Statistics == nil {
 			t.Errorf("%s: %d packets, and not %d", path, len(f.Packets), packets)
 		}
+		filter := "udp port 9"
+		if n == 3 {
+			filter = "udp dst port 9"
+		}
+		if got := f.Interfaces[0].Filter; got != filter {
+			t.Errorf("%s: the filter is %q, and not %q", path, got, filter)
+		}
 		wireshark(t, "capinfos", path)
 	}
+}
+
+// rotatedName is the name of a file of agent rotate's: those before it number n.
+func rotatedName(path string, n int) string {
+	if n == 0 {
+		return path
+	}
+	return path + strconv.Itoa(n)
 }
 
 // awaitLog waits until text stands in the log.
@@ -144,10 +160,10 @@ func TestOneOutput(t *testing.T) {
 
 // TestSignals asks a capture in the foreground by signals.
 func TestSignals(t *testing.T) {
-	nettest.Require(t, "agent-numbered")
+	nettest.Require(t, "agent")
 	near, far := nettest.Pair(t)
 	file := filepath.Join(t.TempDir(), "f")
-	p := nettest.Start(t, near.Command("agent-numbered", "-w", file, "-i", "veth0", "udp port 9"), "capturing on")
+	p := nettest.Start(t, near.Command("agent", "-w", file, "-i", "veth0", "udp port 9"), "capturing on")
 	p.Signal(t, syscall.SIGUSR1)
 	p.Await(t, "agent: 0 packets captured, 0 received by filter, 0 dropped by kernel, 0 dropped by agent, 0 unattributed, 0 left out, 0 gaps, 1 files, "+file)
 	datagrams(t, far, 1)
@@ -160,7 +176,7 @@ func TestSignals(t *testing.T) {
 	datagrams(t, far, 1)
 	p.Stop(t, syscall.SIGTERM)
 	for n, packets := range []int{2, 1} {
-		if f, err := nettest.Read((&numbered{path: file, opened: n}).name()); err != nil || len(f.Packets) != packets {
+		if f, err := nettest.Read(rotatedName(file, n)); err != nil || len(f.Packets) != packets {
 			t.Errorf("file %d: %d packets, and not %d (%v)", n, len(f.Packets), packets, err)
 		}
 	}
@@ -215,7 +231,7 @@ func TestDaemonStats(t *testing.T) {
 // TestHungUp hangs up the terminal of a capture whose messages go elsewhere: it ends, and does not take that for a wish for
 // another file.
 func TestHungUp(t *testing.T) {
-	nettest.Require(t, "agent-numbered")
+	nettest.Require(t, "agent")
 	near, _ := nettest.Pair(t)
 	ptmx, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
 	must(t, err)
@@ -225,7 +241,7 @@ func TestHungUp(t *testing.T) {
 	pts, err := os.OpenFile(filepath.Join("/dev/pts", strconv.Itoa(n)), os.O_RDWR|unix.O_NOCTTY, 0)
 	must(t, err)
 	file := filepath.Join(t.TempDir(), "f")
-	cmd := near.Command("agent-numbered", "-i", "veth0", "-w", file)
+	cmd := near.Command("agent", "-i", "veth0", "-w", file)
 	cmd.Stdin = pts
 	cmd.Stdout, err = os.Create(file + ".out")
 	must(t, err)

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -193,6 +194,35 @@ func TestDaemon(t *testing.T) {
 	wireshark(t, "capinfos", b.file("f"))
 	if _, stderr, code := b.ends("agent", "status", "--socket", b.file("sock")); code != 1 || !strings.Contains(stderr, "no agent listens there") {
 		t.Errorf("status of none: code %d, %q", code, stderr)
+	}
+}
+
+// TestUnattended is a capture in the foreground that is asked and stopped as a daemon is, as the module's service runs it: what it says
+// once it captures is in its log alone.
+func TestUnattended(t *testing.T) {
+	nettest.Require(t, "agent")
+	near, far := nettest.Pair(t)
+	b := &background{Space: near, dir: t.TempDir()}
+	argv := slices.DeleteFunc(b.argv("agent", "--stats", "1", "udp port 9"), func(arg string) bool { return arg == "--daemon" })
+	p := nettest.Start(t, near.Command(argv...), "capturing on veth0")
+	b.pid = p.Pid()
+	datagrams(t, far, 3)
+	b.awaitCaptured(t, 3)
+	awaitLog(t, b, "agent: 3 packets captured, ")
+	var s status
+	if b.json(t, &s, "status"); s.Pid != b.pid || s.State != "capturing" || s.Captured != 3 {
+		t.Errorf("status: %+v", s)
+	}
+	b.ask(t, "stop")
+	if code := p.Wait(t); code != 0 {
+		t.Errorf("it was stopped, with exit code %d", code)
+	}
+	b.gone(t)
+	if said := p.Stderr(); said != "capturing on veth0 to "+b.file("f")+"\n" {
+		t.Errorf("on stderr:\n%s", said)
+	}
+	if log := b.log(t); !strings.Contains(log, " 3 packets captured\n") {
+		t.Errorf("the log:\n%s", log)
 	}
 }
 

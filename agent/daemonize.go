@@ -34,11 +34,11 @@ func unattendedFlags() []cli.Flag {
 		&cli.StringFlag{Name: "socket", Category: groupUnattended,
 			Usage: "listen to the agent's commands (status, stop ...) at `SOCKET`", DefaultText: "of a daemon " + daemonFile("sock")},
 		&cli.StringFlag{Name: "log", Category: groupUnattended,
-			Usage: "a daemon's messages go to `FILE`, and those before the last 256 KiB to FILE.1", DefaultText: daemonFile("log")},
+			Usage: "messages go to `FILE`, and to the terminal only until everything is attached; those before the last 256 KiB to FILE.1. The capture counts as unattended: it waits for room on a full disk", DefaultText: "of a daemon " + daemonFile("log")},
 		&cli.StringFlag{Name: "ready-file", Category: groupUnattended,
 			Usage: "make `FILE` when everything is attached, and remove it at the end"},
 		&cli.IntFlag{Name: "stats", Category: groupUnattended, DefaultText: "never",
-			Usage: "say the counters every `SEC` seconds, and a daemon only where they have changed"},
+			Usage: "say the counters every `SEC` seconds, and in a log only where they have changed"},
 		&cli.BoolFlag{Name: "json", Category: groupUnattended, Usage: "with --stats: say the counters as JSON, in one line each"},
 	}
 }
@@ -50,6 +50,7 @@ func daemonFile(kind string) string { return filepath.Join(daemon.Directory(), "
 // starts, but for those that say otherwise.
 type unattended struct {
 	daemon  bool
+	alone   bool // nobody looks: a daemon, or one with --log
 	rotates bool // the capture can go on in another file
 	json    bool
 	said    *messages
@@ -82,7 +83,7 @@ var phases = [...]string{starting: "starting", capturing: "capturing", ending: "
 // attend makes of the flags what a capture needs to be left alone, and puts it into cfg. The caller closes it also after an error.
 func attend(c *cli.Context, said *messages, cfg *capture.Config) (*unattended, error) {
 	u := &unattended{
-		daemon: c.Bool("daemon"), json: c.Bool("json"), ready: c.String("ready-file"), said: said,
+		daemon: c.Bool("daemon"), alone: c.Bool("daemon") || c.IsSet("log"), json: c.Bool("json"), ready: c.String("ready-file"), said: said,
 		recent: &recent{}, control: &capture.Control{}, label: cfg.Label, since: time.Now(),
 		asking: make(chan struct{}, 1), stops: make(chan os.Signal, 2),
 	}
@@ -99,7 +100,7 @@ func attend(c *cli.Context, said *messages, cfg *capture.Config) (*unattended, e
 		}
 	}
 	persists, ok := cfg.Output.(interface{ Persists() bool })
-	cfg.Persist = u.daemon || ok && persists.Persists()
+	cfg.Persist = u.alone || ok && persists.Persists()
 	cfg.Log = u.recent.of(cfg.Log)
 	u.announce(cfg)
 	return u, nil
@@ -119,8 +120,6 @@ func (u *unattended) check(c *cli.Context, cfg *capture.Config) error {
 	switch {
 	case u.daemon && toStdout:
 		return plugin.Usagef("a daemon has no standard output: choose a file with -w")
-	case c.IsSet("log") && !u.daemon:
-		return plugin.Usagef("--log is where the messages of a daemon go, and there is no --daemon")
 	case c.IsSet("stats") && c.Int("stats") <= 0:
 		return plugin.Usagef("--stats %d: statistics come every second or more seldom", c.Int("stats"))
 	case c.IsSet("json") && !c.IsSet("stats"):
@@ -211,10 +210,15 @@ func (u *unattended) announce(cfg *capture.Config) {
 			u.closers = append(u.closers, func() error { return remove(u.ready) })
 		}
 		ready(file)
-		if u.daemon {
-			if err := daemon.Ready(u.said.onlyLog()); err != nil {
-				cfg.Log.Warn(err.Error())
-			}
+		if !u.alone {
+			return
+		}
+		log := u.said.onlyLog()
+		if !u.daemon {
+			return
+		}
+		if err := daemon.Ready(log); err != nil {
+			cfg.Log.Warn(err.Error())
 		}
 	}
 }

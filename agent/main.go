@@ -133,7 +133,7 @@ func capturePackets(c *cli.Context, said *messages, cfg capture.Config, unshed e
 	defer stop()
 	sum, err := capture.Run(ctx, abort, cfg)
 	u.phase.Store(ending) // also where it ended by itself
-	if sum.File == "" && !u.daemon {
+	if sum.File == "" && !u.alone {
 		return err
 	}
 	report(c.App.ErrWriter, err) // also in a daemon's log

@@ -24,9 +24,8 @@ func init() { runtime.LockOSThread() }
 
 // TestMain puts an "agent" in front of PATH that is this test's own binary: what runs is the code under test.
 // "agent-replace" is an agent that also reads expressions from standard input (replace_test.go), "agent-old" one on a
-// kernel without TCX (fallback_test.go), "agent-flaps" one that says what it holds (flaps_test.go), "agent-numbered" one
-// with several files (numbered_test.go). "workload" makes packets whose owners are known (truth_test.go).
+// kernel without TCX (fallback_test.go), "agent-flaps" one that says what it holds (flaps_test.go). "workload" makes packets whose owners are known (truth_test.go).
 func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){"agent": main, "agent-replace": replaceMain, "agent-old": oldMain, "agent-flaps": flapsMain,
-		"agent-numbered": numberedMain, "workload": workloadMain})
+		"workload": workloadMain})
 }

@@ -238,7 +238,7 @@ func (u *unattended) repeat(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-ticker.C:
-			u.say(!u.daemon)
+			u.say(!u.alone)
 		}
 	}
 }

@@ -86,13 +86,17 @@ func (ctl *Control) Replace(ctx context.Context, expr string) (err error) {
 // Rotate ends the file that is written to, if it has packets, and returns its path: the next packet begins another one.
 // The path is "" where the file has no packet yet. The error wraps ErrNotRunning, or is a usage error where there is but one file.
 func (ctl *Control) Rotate() (path string, err error) {
-	err = ctl.write(func(w *writer) {
-		if w.file != nil && w.files.packets > 0 {
+	failed := ctl.write(func(w *writer) {
+		switch {
+		case w.file == nil || w.files.packets == 0:
+		case !w.several():
+			err = plugin.Usagef("no other file can follow %s", w.file.Name())
+		default:
 			path = w.file.Name()
 			w.turn()
 		}
 	})
-	return path, err
+	return path, errors.Join(failed, err)
 }
 
 // Flush has what was captured so far written. The error wraps ErrNotRunning.

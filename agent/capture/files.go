@@ -81,6 +81,12 @@ func (f *files) full(size int64) plugin.Verdict {
 	return f.rotator.Full(plugin.Filling{Bytes: size, Packets: f.packets})
 }
 
+// several tells whether another file can follow the one that is open: none does behind a FIFO.
+func (f *files) several() bool {
+	_, onDisk := f.file.(plugin.Syncer)
+	return f.rotator != nil && onDisk
+}
+
 // count counts a packet in the file, whose time begins with the first one.
 func (f *files) count() {
 	if f.packets++; f.packets > 1 || f.rotator == nil {

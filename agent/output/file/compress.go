@@ -87,10 +87,8 @@ func (c *compressed) Write(b []byte) (n int, err error) {
 	return len(b), nil
 }
 
-// Sync is plugin.Syncer's.
-func (c *compressed) Sync() error {
-	if s, ok := c.File.(plugin.Syncer); ok {
-		return s.Sync()
-	}
-	return nil
+// compressedFile is a compressed one that is on a disk.
+type compressedFile struct {
+	*compressed
+	plugin.Syncer
 }

@@ -107,7 +107,11 @@ func (o *opener) wrap(f plugin.File) plugin.File {
 	if o.squeeze == nil || f == nil {
 		return f
 	}
-	return &compressed{File: f, squeeze: o.squeeze}
+	c := &compressed{File: f, squeeze: o.squeeze}
+	if s, ok := f.(plugin.Syncer); ok {
+		return compressedFile{c, s}
+	}
+	return c
 }
 
 // own gives a file what the opener knows, and has what an earlier capture left beside the first one repaired.
