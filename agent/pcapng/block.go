@@ -84,8 +84,8 @@ func appendInterface(b []byte, i *Interface) []byte {
 	return end(b, start, options)
 }
 
-// appendPacket appends an enhanced packet block of interface id (section 4.3).
-func appendPacket(b []byte, id uint32, p *Packet) []byte {
+// appendPacket appends an enhanced packet block of interface id (section 4.3) with those comments.
+func appendPacket(b []byte, id uint32, p *Packet, comments []string) []byte {
 	data := p.Data
 	length := max(p.Length, uint32(len(data)))
 	if len(data) > maxData {
@@ -103,7 +103,7 @@ func appendPacket(b []byte, id uint32, p *Packet) []byte {
 		b = le.AppendUint16(b, 4)
 		b = le.AppendUint32(b, uint32(p.Direction&3))
 	}
-	for _, comment := range p.Comments {
+	for _, comment := range comments {
 		b = appendText(b, optComment, comment)
 	}
 	return end(b, start, options)

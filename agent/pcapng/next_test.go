@@ -4,6 +4,7 @@ package pcapng
 
 import (
 	"bytes"
+	"strings"
 	"syscall"
 	"testing"
 
@@ -130,5 +131,58 @@ func check(t *testing.T, file []byte, last []string) {
 	}
 	if known[blockNames] != len(of)-len(last) || known[blockSecrets] != len(of)-len(last) {
 		t.Fatalf("of %d packets, so many stand before names and secrets: %v", len(of), known)
+	}
+}
+
+// The first comments of one topic are written once in each file, and again where they say something else, or may have been
+// lost. Other comments are always written.
+func TestTopic(t *testing.T) {
+	var first, second bytes.Buffer
+	flow, other := &Topic{}, &Topic{}
+	packet := func(topic *Topic, comments ...string) *Packet {
+		return &Packet{Interface: 7, Time: start, Data: udp, Topic: topic, Comments: comments}
+	}
+	w, err := write(&first, []Block{
+		&Interface{Index: 7, Name: "rmnet_data0", LinkType: Raw},
+		packet(flow, "a"), packet(flow, "a"), packet(other, "a"), packet(flow, "a", "note"), packet(flow, "b"), packet(flow), packet(flow, "b"),
+		packet(nil, "a"), packet(nil, "a"),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	again := func() {
+		for _, p := range []*Packet{packet(flow, "b"), packet(flow, "b")} {
+			if err := w.Write(p); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	w.Next(&second)
+	again()
+	w.Resume() // what was queued is lost
+	again()
+	if err := w.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		file *bytes.Buffer
+		want string
+	}{{&first, "a; -; a; note; b; -; -; a; a"}, {&second, "b; -"}} {
+		var got []string
+		for _, b := range walk(t, c.file.Bytes()) {
+			if b.kind != blockPacket {
+				continue
+			}
+			comment := "-"
+			for _, o := range b.options {
+				if o.Code == optComment {
+					comment = o.Value
+				}
+			}
+			got = append(got, comment)
+		}
+		if got := strings.Join(got, "; "); got != c.want {
+			t.Errorf("the comments are %s, want %s", got, c.want)
+		}
 	}
 }

@@ -66,10 +66,18 @@ type Packet struct {
 	Length    uint32 // original, bytes on the wire; taken as len(Data) if that is more
 	Direction Direction
 	Comments  []string
+	Topic     *Topic // of the first comment; nil: it is always written
 
 	// The owner, as the programs told it, for whoever names it in Comments; not written.
 	UID    uint32 // UIDUnknown and UIDNone are none
 	Cgroup uint64 // id of the cgroup of version 2 in which the owner's socket was made; 0: unknown
+}
+
+// Topic is what the first comments of several packets are about, as is whose a flow is: in each file one is written at the first of them,
+// and where it says something else than the one before. What is in it is the Writer's.
+type Topic struct {
+	stretch int
+	text    string
 }
 
 // What stands for the owner of a packet that has none: UID_UNKNOWN and UID_NONE of bpf/src/agent.h.

@@ -33,6 +33,7 @@ type Writer struct {
 	written int64  // bytes of whole blocks in the output
 	packets uint64 // packets in all outputs
 	err     error  // of the first failed write
+	stretch int    // number of the file, or of its part behind a failure, with which comments may be lost
 
 	current map[int]uint32 // Index to the interface id of its latest Interface block; for pcap: to where it is in latest
 	ids     map[identity]uint32
@@ -100,7 +101,7 @@ func (w *Writer) addBlock(b Block) error {
 		if !ok {
 			return fmt.Errorf("packet of interface %d: %w", b.Interface, ErrInterface)
 		}
-		w.buf = appendPacket(w.buf, id, b)
+		w.buf = appendPacket(w.buf, id, b, w.news(b))
 		w.queued++
 	case *Interface:
 		w.identify(b)
@@ -116,6 +117,19 @@ func (w *Writer) addBlock(b Block) error {
 		w.buf = appendSecrets(w.buf, b)
 	}
 	return nil
+}
+
+// news returns the comments of a packet without what the file says of its topic already.
+func (w *Writer) news(p *Packet) []string {
+	t := p.Topic
+	if t == nil || len(p.Comments) == 0 {
+		return p.Comments
+	}
+	if t.stretch == w.stretch && t.text == p.Comments[0] {
+		return p.Comments[1:]
+	}
+	t.stretch, t.text = w.stretch, p.Comments[0]
+	return p.Comments
 }
 
 // Flush writes what is queued. Its errors are those of Write.
@@ -166,6 +180,7 @@ func (w *Writer) Next(out io.Writer) {
 func (w *Writer) Resume() {
 	w.queued, w.err = 0, nil
 	w.buf = w.buf[:0]
+	w.stretch++
 	if w.classic != nil {
 		if w.written == 0 {
 			w.classic.linkType = 0

@@ -35,7 +35,7 @@ type settler struct {
 	*owners
 	ofFlows   recent[flowID, *named]
 	ofCgroups recent[cgroupKey, *named]
-	said      recent[flowID, string] // the last comment on each flow
+	topics    recent[flowID, *pcapng.Topic] // of each flow, if it is to be commented on once
 }
 
 func newSettler(o *owners) *settler {
@@ -43,7 +43,7 @@ func newSettler(o *owners) *settler {
 		owners:    o,
 		ofFlows:   recent[flowID, *named]{most: recentNames},
 		ofCgroups: recent[cgroupKey, *named]{most: recentNames},
-		said:      recent[flowID, string]{most: recentFlows},
+		topics:    recent[flowID, *pcapng.Topic]{most: recentFlows},
 	}
 }
 
@@ -385,10 +385,12 @@ func (s *settler) comment(a *asked, comments []string) {
 			if a.Loopback { // both ways come in there
 				key = key.eitherWay()
 			}
-			if last, said := s.said.get(key); said && last == comments[0] {
-				return
+			topic, known := s.topics.get(key)
+			if !known {
+				topic = &pcapng.Topic{}
+				s.topics.put(key, topic)
 			}
-			s.said.put(key, comments[0])
+			a.p.Topic = topic
 		}
 	}
 	a.p.Comments = comments

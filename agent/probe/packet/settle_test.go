@@ -3,9 +3,13 @@
 package packet
 
 import (
+	"cmp"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"log/slog"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -18,6 +22,7 @@ import (
 	"droidtap/agent/pcapng"
 	"droidtap/agent/process"
 	"droidtap/android"
+	"droidtap/scripts/nettest"
 )
 
 // oracle answers what owners asks.
@@ -238,7 +243,7 @@ func TestSettleFirst(t *testing.T) {
 		p.Data[7] = 9 // of its offset
 		return p
 	}
-	got := settled(t, s, out(1, 5), in(1, 5), out(2, 5), out(1, 5), out(1, 6), out(1, 6), in(3, pcapng.UIDUnknown), in(3, pcapng.UIDUnknown), fragment(), fragment())
+	got := inFile(t, s, out(1, 5), in(1, 5), out(2, 5), out(1, 5), out(1, 6), out(1, 6), in(3, pcapng.UIDUnknown), in(3, pcapng.UIDUnknown), fragment(), fragment())
 	if want := "uid=5; -; uid=5; -; uid=6; -; uid=unknown; -; uid=5; uid=5"; got != want {
 		t.Errorf("%s\nwant %s", got, want)
 	}
@@ -248,9 +253,40 @@ func TestSettleFirst(t *testing.T) {
 	back := func(src, dst uint16) *pcapng.Packet {
 		return &pcapng.Packet{Interface: loop, Time: seen, UID: 5, Direction: pcapng.Inbound, Data: udp(src, dst)}
 	}
-	if got, want := settled(t, s, back(near, far), back(far, near), back(near, far)), "uid=5; -; -"; got != want {
+	if got, want := inFile(t, s, back(near, far), back(far, near), back(near, far)), "uid=5; -; -"; got != want {
 		t.Errorf("%s, want %s", got, want)
 	}
+}
+
+// inFile returns the comments of packets that are all kept, as settled does, but as they stand in a file.
+func inFile(t *testing.T, s *settler, packets ...*pcapng.Packet) string {
+	t.Helper()
+	settled(t, s, packets...)
+	path := filepath.Join(t.TempDir(), "f")
+	f, err := os.Create(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	w := pcapng.NewWriter(f, pcapng.Section{})
+	for _, p := range s.ports.all() {
+		err = errors.Join(err, w.Write(&pcapng.Interface{Index: p.number, Name: p.name, LinkType: p.linkType}))
+	}
+	for _, p := range packets {
+		err = errors.Join(err, w.Write(p))
+	}
+	if err = errors.Join(err, w.Flush()); err != nil {
+		t.Fatal(err)
+	}
+	file, err := nettest.Read(path)
+	if err != nil || len(file.Packets) != len(packets) {
+		t.Fatalf("%d packets of %d: %v", len(file.Packets), len(packets), err)
+	}
+	var lines []string
+	for _, p := range file.Packets {
+		lines = append(lines, cmp.Or(strings.Join(p.Comments, "|"), "-"))
+	}
+	return strings.Join(lines, "; ")
 }
 
 // TestSettleLoopback takes either end of a packet for its owner.
