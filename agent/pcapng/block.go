@@ -10,11 +10,10 @@ import (
 
 var le = binary.LittleEndian
 
-// Block types (section 11.1) and option codes (sections 3.5, 4.1, 4.2, 4.3, 4.6), and record types (4.5).
+// Block types (section 11.1) and option codes (sections 3.5, 4.1, 4.2, 4.3, 4.6).
 const (
 	blockSection    = 0x0a0d0d0a
 	blockInterface  = 1
-	blockNames      = 4
 	blockStatistics = 5
 	blockPacket     = 6
 	blockSecrets    = 10
@@ -35,10 +34,6 @@ const (
 	ifOS          = 12
 
 	epbFlags = 2
-
-	nrbEnd  = 0
-	nrbIPv4 = 1
-	nrbIPv6 = 2
 
 	isbStart     = 2
 	isbEnd       = 3

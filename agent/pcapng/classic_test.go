@@ -59,7 +59,7 @@ func traffic(ethernet, raw *Interface) (blocks []Block) {
 		for _, n := range []int{15, 14, 13, 12, 11, 0} {
 			add(ethernet, Inbound, frame(ours, "0800", udp)[:n], 46-n)
 		}
-		blocks = append(blocks, &Statistics{Interface: ethernet.Index, Received: 9}, sampleNames, sampleSecrets)
+		blocks = append(blocks, &Statistics{Interface: ethernet.Index, Received: 9}, sampleSecrets)
 	}
 	if raw != nil {
 		add(raw, Inbound, udp, 0)

@@ -28,7 +28,6 @@ func TestGolden(t *testing.T) {
 				" -e frame.interface_id -e frame.interface_name -e frame.interface_description -e frame.encap_type" +
 				" -e frame.cap_len -e frame.len -e frame.packet_flags_direction -e frame.comment -e frame.protocols",
 		},
-		{"hosts", "tshark -r FILE -q -z hosts"},
 		{"capinfos", "capinfos -tEIFkcdluaeo FILE"},
 		// Read as a MIME file, a pcapng file is one frame whose dissection shows every block and option.
 		{"blocks", "tshark -r FILE -X read_format:MIME\u00a0Files\u00a0Format -O file-pcapng -V"},

@@ -8,7 +8,6 @@ package pcapng
 
 import (
 	"errors"
-	"net/netip"
 )
 
 // LinkType is a LINKTYPE_ value of https://www.tcpdump.org/linktypes.html.
@@ -40,7 +39,7 @@ type Section struct {
 	Comment     string // the command line
 }
 
-// Block is what a Writer writes: *Interface, *Packet, *Statistics, *Names or *Secrets.
+// Block is what a Writer writes: *Interface, *Packet, *Statistics or *Secrets.
 type Block interface{ block() }
 
 // Interface describes an interface before the first packet of it. Empty strings are left out.
@@ -98,17 +97,6 @@ type Statistics struct {
 	Comment    string
 }
 
-// Names are what addresses are called (section 4.5). They are repeated at the start of each file: those of the 4,096
-// addresses that were named last.
-type Names struct{ Records []Name }
-
-// Name is the names of an address, which replace those that it had; none: it is not repeated any more. At most 8 of
-// them are written, of at most 255 bytes each.
-type Name struct {
-	Address netip.Addr
-	Names   []string
-}
-
 // Secrets are what decrypts the packets behind them (section 4.7). They are repeated at the start of each file, those of the
 // 4,096 keys that were written last, until others have the same Key.
 type Secrets struct {
@@ -126,7 +114,6 @@ const TLSKeyLog SecretsType = 0x544c534b
 func (*Interface) block()  {}
 func (*Packet) block()     {}
 func (*Statistics) block() {}
-func (*Names) block()      {}
 func (*Secrets) block()    {}
 
 // ErrInterface is the error of a packet or statistics whose interface no Interface block has described. The block is

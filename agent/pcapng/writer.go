@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"maps"
-	"net/netip"
 	"slices"
 	"strings"
 )
@@ -39,8 +38,7 @@ type Writer struct {
 	ids     map[identity]uint32
 	safe    int          // of ids: those whose blocks are in the output
 	latest  []*Interface // of each Index, in the order of the first ones: what the next file begins with
-	names   recent[netip.Addr, []string]
-	secrets recent[string, Secrets]
+	secrets known
 	classic *classic // nil: the files are pcapng
 }
 
@@ -69,7 +67,7 @@ func NewWriter(w io.Writer, s Section) *Writer {
 // Write queues b and writes everything queued once that is 64 KiB or more. It keeps nothing of b.
 //
 // An Interface with the index, name and link type of an earlier one adds nothing to the file, but the next file begins
-// with the later one. Names and Secrets that the file has already add nothing to it either. The error is ErrInterface or
+// with the later one. Secrets that the file has already add nothing to it either. The error is ErrInterface or
 // ErrLinkType, or that of the output, after which the Writer writes no more and always returns the same error, until Resume
 // or Next.
 func (w *Writer) Write(b Block) error {
@@ -111,8 +109,6 @@ func (w *Writer) addBlock(b Block) error {
 			return fmt.Errorf("statistics of interface %d: %w", b.Interface, ErrInterface)
 		}
 		w.buf = appendStatistics(w.buf, id, b)
-	case *Names:
-		w.buf = appendNames(w.buf, b.Records)
 	case *Secrets:
 		w.buf = appendSecrets(w.buf, b)
 	}
@@ -203,8 +199,6 @@ func (w *Writer) remember(b Block) Block {
 	switch b := b.(type) {
 	case *Interface:
 		return w.rememberInterface(b)
-	case *Names:
-		return w.rememberNames(b)
 	case *Secrets:
 		return w.rememberSecrets(b)
 	}

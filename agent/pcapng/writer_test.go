@@ -6,7 +6,6 @@ import (
 	"bytes"
 	"errors"
 	"io"
-	"net/netip"
 	"strings"
 	"testing"
 	"unicode/utf8"
@@ -32,11 +31,6 @@ var udp = []byte{
 
 var ethernet = append([]byte{2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1, 8, 0}, udp...)
 
-var sampleNames = &Names{[]Name{
-	{netip.MustParseAddr("10.0.0.2"), []string{"dns.example", "resolver.example"}},
-	{netip.MustParseAddr("2001:db8::1"), []string{"wlan.example"}},
-}}
-
 var sampleSecrets = &Secrets{
 	Key: "10.0.0.1:40000", Type: TLSKeyLog,
 	Data: []byte("CLIENT_RANDOM " + strings.Repeat("00", 32) + " " + strings.Repeat("11", 48) + "\n"),
@@ -59,7 +53,6 @@ func sample() []Block {
 		&Packet{Interface: 12, Time: start + 1_000_000_000, Data: ethernet[:43], Length: 1514},
 		&Packet{Interface: 7, Time: start + 2_000_000_000, Direction: Outbound},
 		&Packet{Interface: 7, Time: start + 3_000_000_000, Data: udp, Length: 0},
-		sampleNames,
 		sampleSecrets,
 		&Interface{Index: 12, Name: "tun0", LinkType: Raw},
 		&Packet{Interface: 12, Time: start + 4_000_000_000, Data: udp[:29], Length: 32, Direction: Inbound},
@@ -98,7 +91,7 @@ type option struct {
 // walk splits a file into its blocks, and fails the test at the first byte that is out of place.
 func walk(t *testing.T, file []byte) []block {
 	t.Helper()
-	fixed := map[uint32]int{blockSection: 16, blockInterface: 8, blockPacket: 20, blockStatistics: 12, blockNames: 0, blockSecrets: 8}
+	fixed := map[uint32]int{blockSection: 16, blockInterface: 8, blockPacket: 20, blockStatistics: 12, blockSecrets: 8}
 	var blocks []block
 	for len(file) > 0 {
 		if len(file) < 12 {
