@@ -14,6 +14,7 @@ packages=(
     qemu-system-arm cpio xz-utils zstd kmod                   # the emulated phone
     adb tshark tcpdump iproute2                               # talking to it, reading captures
     busybox-static                                            # the module's scripts
+    e2fsprogs f2fs-tools                                      # the phone's disk
     netbase procps ethtool                                    # names for tcpdump to look up; sysctl; offloads
 )
 

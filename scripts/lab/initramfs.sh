@@ -20,8 +20,8 @@ mkdir -p "$tmp/lab" "$tmp/system/bin"
 (cd "$here" && CGO_ENABLED=0 GOOS=linux GOARCH=arm64 go build -trimpath -ldflags '-s -w' -o "$tmp/lab/phone" ./phone)
 install -m 6755 "$tmp/lab/phone" "$tmp/system/bin/su"
 install -m 755 "$here/guest/init" "$tmp/init"
-install -m 755 "$here/guest/net" "$tmp/lab/net"
-install -m 755 "$here"/guest/{getprop,setprop} "$tmp/system/bin/"
+install -m 755 "$here"/guest/{net,module} "$tmp/lab/"
+install -m 755 "$here"/guest/{getprop,setprop,resetprop} "$tmp/system/bin/"
 
 {
     cat "$userland/userland.cpio" "$kernel/modules.cpio"

@@ -29,12 +29,12 @@ type phone struct {
 	said string // by the agent in the last comparison
 }
 
-// boot starts a phone with the kernel of a Debian suite; it ends with the test.
-func boot(t *testing.T, suite string) *phone {
+// boot starts a phone with the kernel of a Debian suite; it ends with the test. env is for phone.sh.
+func boot(t *testing.T, suite string, env ...string) *phone {
 	t.Helper()
 	p := &phone{dir: filepath.Join(t.TempDir(), "phone")}
 	cmd := exec.Command("./phone.sh", "-d", p.dir, "up", suite)
-	cmd.Stderr = os.Stderr
+	cmd.Stderr, cmd.Env = os.Stderr, append(os.Environ(), env...)
 	t.Cleanup(func() {
 		if err := exec.Command("./phone.sh", "-d", p.dir, "down").Run(); err != nil {
 			t.Errorf("switch the phone off: %v", err)

@@ -22,6 +22,7 @@ const usage = `usage:
   phone flaps [-agent PATH] [-n N] [-returns N] [-hooks HOOKS]       how soon an agent is back where it was taken off
   phone workload run [-lab] ...             packets whose owners are known
   phone netd COMMAND                        a stand-in for Android's netd; without COMMAND: which there are
+  phone reboot                              kill all, unmount /data, restart
   su [USER] [-c COMMAND...]                 when called su
   netd COMMAND                              when called netd
 `
@@ -33,6 +34,7 @@ var commands = map[string]func(args []string) error{
 	"wait":     wait,
 	"pipe":     pipe,
 	"flaps":    flaps,
+	"reboot":   reboot,
 	"netd":     netdCommand,
 	"workload": func(args []string) error { return workload.Main([]string{"/lab/phone", "workload"}, args) },
 }
