@@ -135,7 +135,9 @@ bench-idle: agent-host ## wake-ups, processor time and writes of captures that c
 	@scripts/bench/idle.sh build/host/agent
 bench-flap: agent-host ## how soon it is back where clsact or the interface was deleted (root)
 	@scripts/bench/flap.sh build/host/agent
-.PHONY: bench bench-filter bench-owner bench-idle bench-flap
+bench-powercut: agent ## what 200 power cuts of the emulated phone cost captures
+	@DROIDTAP_AGENT=$(CURDIR)/build/arm64/agent DROIDTAP_POWERCUTS=200 $(GO) test -count=1 -v -timeout 15m -run '^TestPowerCuts$$' ./scripts/lab
+.PHONY: bench bench-filter bench-owner bench-idle bench-flap bench-powercut
 
 clean: ## remove what was built here (the cache outside the tree stays)
 	rm -rf build

@@ -17,6 +17,7 @@ const usage = `usage:
   phone serve [-tls PORTS] [-http PORTS] [-tcp PORTS] [-udp PORTS]   answer on every address
   phone fetch [-n N] [-size BYTES] URL      GET, each time on a connection of its own
   phone udp [-n N] HOST:PORT                send datagrams, wait for each echo
+  phone stream [-n N] [-first N] [-size BYTES] [-every D] [-marks DEVICE] HOST:PORT   numbered datagrams
   phone wait HOST:PORT...                   until all accept TCP
   phone pipe TUN1 NETNS TUN2                two tun devices, end to end
   phone flaps [-agent PATH] [-n N] [-returns N] [-hooks HOOKS]       how soon an agent is back where it was taken off
@@ -34,6 +35,7 @@ var commands = map[string]func(args []string) error{
 	"wait":     wait,
 	"pipe":     pipe,
 	"flaps":    flaps,
+	"stream":   stream,
 	"reboot":   reboot,
 	"netd":     netdCommand,
 	"workload": func(args []string) error { return workload.Main([]string{"/lab/phone", "workload"}, args) },
