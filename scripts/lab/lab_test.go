@@ -87,6 +87,14 @@ func TestPhone(t *testing.T) {
 			t.Run("locked down", func(t *testing.T) { testLockedDown(t, p) })
 		})
 	}
+	for _, on := range []lab{{"bullseye", "ext4", "magisk", randomLoss}, {"trixie", "f2fs", "kernelsu", allLost}} {
+		if slices.Contains(strings.Split(suites, ","), on.suite) {
+			t.Run(on.suite+" by "+on.manager, func(t *testing.T) {
+				t.Parallel()
+				testModule(t, on, binary)
+			})
+		}
+	}
 }
 
 // testSu starts the agent the ways in which users write it; the third, quoted
