@@ -26,6 +26,8 @@ on() {
         off "$why"
         return 1
     fi
+    # What was just edited, and that it is on, may be lost for half a minute from now if the power goes.
+    sync
     start
     tries=15
     until [ -e "$READY" ]; do

@@ -46,6 +46,9 @@ refusal() {
         echo "$DIR or $RUN is not a directory that only root may write"
     elif ! ours -f "$CONFIG"; then
         echo "$CONFIG is not a file that belongs to root and that only root may write: chown 0:0 and chmod 600 it"
+    elif [ ! -s "$CONFIG" ]; then
+        # As a file is that was written shortly before the power went. Without flags everything would be captured.
+        echo "$CONFIG is empty: write down what to capture, if only -i any"
     elif grep -Eq '^[[:space:]]*--?daemon([[:space:]=]|$)' "$CONFIG"; then
         # It would leave this shell at once, and who restarts it then?
         echo "$CONFIG has --daemon: leave it out, the service runs in the background anyway"

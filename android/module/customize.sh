@@ -35,3 +35,6 @@ else
     ui_print "- Reboot, then press the module's action to turn it on, or"
     ui_print "  su -c 'sh /data/adb/modules/droidtap/action.sh'"
 fi
+
+# The phone may lose its power before it reboots.
+sync

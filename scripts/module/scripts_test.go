@@ -220,6 +220,7 @@ func TestTheServiceRefuses(t *testing.T) {
 			return os.Symlink("/data/local/tmp/agent.args", p.path(state+"agent.args"))
 		}},
 		{"no flags", "agent.args is not a file that belongs to root", func(p *phone) error { return os.Remove(p.path(state + "agent.args")) }},
+		{"flags that a power cut has taken", "agent.args is empty", func(p *phone) error { return os.Truncate(p.path(state+"agent.args"), 0) }},
 		{"--daemon", "agent.args has --daemon", func(p *phone) error {
 			return os.WriteFile(p.path(state+"agent.args"), []byte("-i lo\n\t--daemon\n"), 0o600)
 		}},
