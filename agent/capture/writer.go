@@ -14,9 +14,9 @@ import (
 
 const (
 	// flushEvery is how long a block may wait in the writer's buffer, and syncEvery how long what was written may be lost
-	// by a power cut: a second in all.
+	// by a power cut: less than a second in all, with what a sync takes (make bench-powercut).
 	flushEvery = 500 * time.Millisecond
-	syncEvery  = 500 * time.Millisecond
+	syncEvery  = 250 * time.Millisecond
 	// retryEvery is how often a writer tries again that may go on when there is room, while packets come.
 	retryEvery = time.Second
 )
