@@ -31,6 +31,7 @@ type Client struct {
 	Pid int // the agent's
 
 	c     *os.File
+	limit *io.LimitedReader // of c: what an answer may have
 	lines *bufio.Reader
 }
 
@@ -51,7 +52,8 @@ func Dial(path string) (*Client, error) {
 		c.Close()
 		return nil, err
 	}
-	return &Client{Pid: int(peer.Pid), c: c, lines: bufio.NewReader(io.LimitReader(c, mostLine))}, nil
+	limit := &io.LimitedReader{R: c}
+	return &Client{Pid: int(peer.Pid), c: c, limit: limit, lines: bufio.NewReader(limit)}, nil
 }
 
 func connect(path string) (*os.File, error) {
@@ -88,6 +90,7 @@ func (c *Client) Ask(r Request) (a Answer, err error) {
 	}
 	// An agent that refuses has answered and hung up by now: its answer counts.
 	_, failed := c.c.Write(append(b, '\n'))
+	c.limit.N = mostLine
 	line, err := c.lines.ReadBytes('\n')
 	if err != nil {
 		return a, fmt.Errorf("pid %d does not answer: %w", c.Pid, errors.Join(failed, err))

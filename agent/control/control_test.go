@@ -109,6 +109,20 @@ func TestAsk(t *testing.T) {
 	}
 }
 
+// TestAskOften asks over one connection for more than one answer may have.
+func TestAskOften(t *testing.T) {
+	long := strings.Repeat("x", 60<<10)
+	c, err := Dial(serve(t, func(context.Context, Request) (any, error) { return long, nil }))
+	must(t, err)
+	defer c.Close()
+	for n := range 10 {
+		a, err := c.Ask(Request{Do: Status})
+		if err != nil || len(a.Result) != len(long)+2 {
+			t.Fatalf("answer %d: %d bytes, %v", n, len(a.Result), err)
+		}
+	}
+}
+
 func TestPeers(t *testing.T) {
 	path := serve(t, echo)
 	for uid, want := range map[int]string{
