@@ -60,7 +60,11 @@ func launch(t *testing.T, near nettest.Space, program string, args ...string) *b
 func (b *background) start(t *testing.T, program string, args ...string) {
 	t.Helper()
 	_, stderr, code := b.ends(b.argv(program, args...)...)
-	if code != 0 || stderr != "capturing on veth0 to "+b.file("f")+"\n" {
+	lines := strings.SplitAfter(stderr, "\n")
+	if b.pid > 0 && strings.Contains(lines[0], "ended without removing its pid file") { // it was killed
+		lines = lines[1:]
+	}
+	if code != 0 || strings.Join(lines, "") != "capturing on veth0 to "+b.file("f")+"\n" {
 		t.Fatalf("code %d:\n%s", code, stderr)
 	}
 	text, err := os.ReadFile(b.file("pid"))
@@ -326,10 +330,14 @@ func TestDaemonKilled(t *testing.T) {
 		_, err := os.Lstat(b.file(name))
 		must(t, err) // or there is nothing to take over
 	}
+	line := fmt.Sprintf("an agent ended without removing its pid file, which is taken over, pid %d: %s", killed, b.file("pid"))
 	b.start(t, "agent")
 	var s status
 	if b.json(t, &s, "status"); s.Pid == killed || s.Pid != b.pid {
 		t.Errorf("pid %d, %d in the file, and %d was killed", s.Pid, b.pid, killed)
+	}
+	if len(s.Warnings) != 1 || s.Warnings[0].Text != line || !strings.Contains(b.log(t), line+"\n") {
+		t.Errorf("%+v is said, and not %q; the log:\n%s", s.Warnings, line, b.log(t))
 	}
 	b.ask(t, "stop")
 	b.gone(t)

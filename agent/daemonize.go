@@ -55,6 +55,7 @@ type unattended struct {
 	json    bool
 	said    *messages
 	recent  *recent
+	stale   string // whose pid file was taken over, and its path; "": nobody's
 	ready   string // --ready-file
 	stats   time.Duration
 
@@ -102,6 +103,9 @@ func attend(c *cli.Context, said *messages, cfg *capture.Config) (*unattended, e
 	persists, ok := cfg.Output.(interface{ Persists() bool })
 	cfg.Persist = u.alone || ok && persists.Persists()
 	cfg.Log = u.recent.of(cfg.Log)
+	if u.stale != "" {
+		cfg.Log.Warn("an agent ended without removing its pid file, which is taken over" + u.stale)
+	}
 	u.announce(cfg)
 	return u, nil
 }
@@ -149,6 +153,9 @@ func (u *unattended) claim(c *cli.Context) error {
 			return usable("--pid-file", err)
 		}
 		u.closers = append(u.closers, file.Remove)
+		if file.Stale != "" {
+			u.stale = file.Stale + ": " + pid
+		}
 	}
 	if log != "" {
 		l, err := daemon.OpenLog(log)

@@ -105,8 +105,8 @@ func TestLock(t *testing.T) {
 	must(t, os.WriteFile(path, []byte("123456789012345\n"), 0o600)) // stale
 	p, err := Lock(path)
 	must(t, err)
-	if b, err := os.ReadFile(path); string(b) != fmt.Sprintln(os.Getpid()) {
-		t.Errorf("%q, %v", b, err)
+	if b, err := os.ReadFile(path); string(b) != fmt.Sprintln(os.Getpid()) || p.Stale != ", pid 123456789012345" {
+		t.Errorf("%q, stale %q, %v", b, p.Stale, err)
 	}
 	_, err = Lock(path)
 	if want := fmt.Sprintf("an agent runs already, pid %d: it holds %s", os.Getpid(), path); !errors.Is(err, ErrRunning) || err.Error() != want {
@@ -118,6 +118,9 @@ func TestLock(t *testing.T) {
 	}
 	p, err = Lock(path)
 	must(t, err)
+	if p.Stale != "" {
+		t.Errorf("a new one was somebody's%s", p.Stale)
+	}
 	must(t, os.Remove(path)) // somebody thought that it is stale
 	must(t, p.Remove())
 }

@@ -17,6 +17,9 @@ var ErrRunning = errors.New("an agent runs already")
 
 // PidFile names this process for as long as it holds the lock on it.
 type PidFile struct {
+	// Stale tells whose it was before, ", pid 7", if it was left by a process that has ended; "": it is new.
+	Stale string
+
 	f    *os.File
 	path string
 }
@@ -63,13 +66,17 @@ func lock(path string) (p *PidFile, err error) {
 	if unix.Lstat(path, &there) != nil || there.Ino != st.Ino || there.Dev != st.Dev {
 		return nil, nil
 	}
+	stale := holder(f)
+	if stale == "" && st.Size > 0 {
+		stale = ", of no pid"
+	}
 	if err := f.Truncate(0); err != nil {
 		return nil, err
 	}
 	if _, err := fmt.Fprintln(f, os.Getpid()); err != nil {
 		return nil, err
 	}
-	return &PidFile{f, path}, nil
+	return &PidFile{Stale: stale, f: f, path: path}, nil
 }
 
 // holder says whose a pid file is, as far as that can be read.
