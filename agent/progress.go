@@ -199,12 +199,13 @@ func (u *unattended) rotate() (any, error) {
 }
 
 func (u *unattended) status() (any, error) {
-	s := status{Pid: os.Getpid(), Version: version, State: phases[u.phase.Load()], Label: u.label, Since: u.since, Warnings: u.recent.all()}
+	s := status{Pid: os.Getpid(), Version: version, State: phases[u.phase.Load()], Label: u.label, Since: u.since}
 	if u.expr != nil {
 		s.Filter = u.expr()
 	}
 	p, err := u.progress()
 	s.totals = totalsOf(p)
+	s.Warnings = u.recent.all() // not before: they tell of what the totals say
 	switch {
 	case err == errStuck:
 		s.Paused = err.Error()
