@@ -308,6 +308,7 @@ func TestPause(t *testing.T) {
 			w := startWriting(t, &n, func(w *writer) {
 				w.persist, w.eager = true, true
 				w.now = func() time.Time { return now }
+				w.counts = func() []pcapng.Statistics { return []pcapng.Statistics{{Interface: 2}, {Interface: 4}} }
 			})
 			w.send(1, 200)
 			w.taken(200)
@@ -331,10 +332,18 @@ func TestPause(t *testing.T) {
 				}
 			})
 			w.send(301, 400)
+			w.taken(400)
+			w.in <- &batch{blocks: []pcapng.Block{&pcapng.Statistics{Interface: 2}, &pcapng.Statistics{Interface: 4}}}
 			if err := w.end(t); err != nil {
 				t.Fatal(err)
 			}
 			times, files := w.read(t)
+			for i, f := range files {
+				const code = 8 // isb_usrdeliv
+				if a, b := f.Interfaces[0].Statistics, f.Interfaces[1].Statistics; a == nil && i == len(files)-1 || a != nil && a[code]+b[code] != uint64(len(f.Packets)) {
+					t.Errorf("file %d of %d has %d packets; its statistics: %v, %v", i, len(files), len(f.Packets), a, b)
+				}
+			}
 			want := append(upTo(300-int(lost)), upTo(400)[300:]...)
 			if diff := cmp.Diff(want, times); diff != "" || w.lost() != lost {
 				t.Errorf("%d lost, then %d; packets (-want +got):\n%s", lost, w.lost(), diff)

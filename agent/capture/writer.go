@@ -46,7 +46,7 @@ type writer struct {
 	failed    chan struct{}  // closed when the output has failed
 	written   atomic.Uint64  // packets that have reached the output
 	packets   uint64         // handed to out
-	delivered map[int]uint64 // the same by interface, in this file
+	delivered delivered      // of those, and in this file
 	sated     bool           // enough is closed
 	err       error          // why failed is closed
 	ignored   uint64         // packets that could not be handed to out
@@ -75,7 +75,7 @@ func newWriter(f *files, most uint64, eager bool) *writer {
 		ended:     make(chan struct{}),
 		enough:    make(chan struct{}),
 		failed:    make(chan struct{}),
-		delivered: map[int]uint64{},
+		delivered: delivered{of: map[int]uint64{}},
 		notes:     map[int][]note{},
 	}
 }

@@ -36,12 +36,15 @@ func (w *writer) writePacket(p *pcapng.Packet) {
 	if w.pause.trying {
 		w.tell(p)
 	}
+	w.delivered.add(p.Interface)
 	if err := w.write(p); err != nil {
 		w.ignored++
+		if errors.Is(err, pcapng.ErrLinkType) || errors.Is(err, pcapng.ErrInterface) {
+			w.delivered.drop()
+		}
 		return
 	}
 	w.packets++
-	w.delivered[p.Interface]++
 	w.count()
 	if w.packets == w.most {
 		w.satisfied()
@@ -75,7 +78,7 @@ func (w *writer) turn() {
 	w.flush()
 	w.files.end()
 	w.out.Next(io.Discard) // it is told of interfaces meanwhile
-	clear(w.delivered)
+	w.delivered.reset()
 }
 
 // usable tells whether something can be written now, and opens a file for it if need be.
@@ -115,7 +118,7 @@ func (w *writer) writeStatistics(s *pcapng.Statistics) {
 	if !w.working() {
 		return
 	}
-	s.Delivered = w.delivered[s.Interface]
+	s.Delivered = w.delivered.of[s.Interface]
 	w.since(s)
 	w.write(s)
 }
@@ -173,6 +176,7 @@ func (w *writer) flush() {
 
 // flushed is called when all that was written is in the file.
 func (w *writer) flushed() {
+	w.delivered.arrived(w.out.Packets())
 	if w.file == nil {
 		return
 	}
@@ -186,6 +190,7 @@ func (w *writer) flushed() {
 
 // fail is called once for each time that the output stops working.
 func (w *writer) fail(err error) {
+	w.delivered.failed(w.out.Packets())
 	if !w.persist {
 		w.err = err
 		close(w.failed)
