@@ -10,6 +10,9 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
 
 	"droidtap/scripts/nettest"
 )
@@ -57,7 +60,8 @@ func written(t *testing.T, p *nettest.Process, file string) (disk uint64, state 
 }
 
 // TestIdleWritesNothing has captures that packets pass which do not match, beside one which they match. Each of its packets is in its
-// file at the next of the moments at which the others could write, too.
+// file at the next of the moments at which the others could write, too. Some are to begin another file each second: where nothing
+// matches, none is begun, also behind one that has a packet.
 func TestIdleWritesNothing(t *testing.T) {
 	nettest.Require(t, "agent")
 	near, _ := nettest.Pair(t)
@@ -66,35 +70,56 @@ func TestIdleWritesNothing(t *testing.T) {
 		argv := append([]string{"agent", "-i", "veth0", "-w", filepath.Join(dir, name)}, args...)
 		return nettest.Start(t, near.Command(argv...), "capturing on")
 	}
+	only := func(name string) string { // the one file whose name begins so
+		t.Helper()
+		all, err := filepath.Glob(filepath.Join(dir, name+"*"))
+		must(t, err)
+		if len(all) != 1 {
+			t.Fatalf("%s: the files are %q", name, all)
+		}
+		return all[0]
+	}
 	idle := map[string]*nettest.Process{}
-	for _, v := range variants {
-		idle[strings.Join(v, "")] = start(strings.Join(v, ""), append(v, "ether", "proto", "0x88b6")...)
-		idle[strings.Join(v, "")+"-U"] = start(strings.Join(v, "")+"-U", append(v, "-U", "ether", "proto", "0x88b6")...)
+	for i, v := range variants {
+		name := strconv.Itoa(i) + strings.Join(v, "")
+		idle[name+"-plain"] = start(name+"-plain", append(v, "ether", "proto", "0x88b6")...)
+		idle[name+"-U"] = start(name+"-U", append(v, "-U", "ether", "proto", "0x88b6")...)
 	}
+	const rotated = "-%Y%m%d-%H%M%S"
+	idle["rotated"] = start("rotated"+rotated, "-G", "1", "ether", "proto", "0x88b6")
+	idle["once"] = start("once"+rotated, "-G", "1", "ether", "proto", "0x88b7")
 	busy := start("busy", "ether", "proto", "0x88b5")
-	pass := func(size int) {
+	pass := func(kind uint16, size int) {
 		near.Must(t, func() error {
-			return nettest.Send("veth0", nettest.Ethernet(nettest.FarMAC, nettest.NearMAC, nettest.TypeLocal, make([]byte, size-14)))
+			return nettest.Send("veth0", nettest.Ethernet(nettest.FarMAC, nettest.NearMAC, kind, make([]byte, size-14)))
 		})
-		nettest.Await(t, filepath.Join(dir, "busy"), func(p nettest.Packet) bool { return int(p.Length) == size })
+		if kind == nettest.TypeLocal {
+			nettest.Await(t, filepath.Join(dir, "busy"), func(p nettest.Packet) bool { return int(p.Length) == size })
+		}
 	}
-	pass(98)
-	pass(99) // by then all have long written the head of their files
+	pass(nettest.TypeLocal+2, 97)
+	for end := time.Now().Add(nettest.Patience); markOf(t, only("once")) != "done"; {
+		if time.Now().After(end) {
+			t.Fatal("a file with a packet is not ended by its time")
+		}
+	}
+	pass(nettest.TypeLocal, 98)
+	pass(nettest.TypeLocal, 99) // by then all have long written the head of their files
 	type before struct {
 		disk  uint64
 		state string
 	}
 	was := map[string]before{}
 	for name, p := range idle {
-		disk, state := written(t, p, filepath.Join(dir, name))
+		disk, state := written(t, p, only(name))
 		was[name] = before{disk, state}
 	}
 	_, busyState := written(t, busy, filepath.Join(dir, "busy"))
 	for n := range 3 {
-		pass(100 + n)
+		pass(nettest.TypeLocal, 100+n)
 	}
 	for name, p := range idle {
-		if disk, state := written(t, p, filepath.Join(dir, name)); was[name] != (before{disk, state}) {
+		if disk, state := written(t, p, only(name)); was[name] != (before{disk, state}) {
 			t.Errorf("%s: %d bytes for the disk, then %d; %s, then %s", name, was[name].disk, disk, was[name].state, state)
 		}
 		p.Stop(t, syscall.SIGINT)
@@ -107,4 +132,48 @@ func TestIdleWritesNothing(t *testing.T) {
 		t.Log("the directory is not on a disk: only the files were looked at")
 	}
 	busy.Stop(t, syscall.SIGINT)
+}
+
+// TestNoWakelock looks into a daemon with all that has timers: none of them wakes a phone or keeps it awake (epoll_ctl(2), EPOLLWAKEUP; timerfd_create(2),
+// CLOCK_BOOTTIME_ALARM; /sys/power/wake_lock).
+func TestNoWakelock(t *testing.T) {
+	nettest.Require(t, "agent")
+	near, far := nettest.Pair(t)
+	b := &trouble{background: &background{Space: near, dir: t.TempDir()}, disk: t.TempDir(), far: far}
+	b.launch(t, "f-%Y%m%d-%H%M%S", "-G", "3600", "--stats", "1", "--duration", "1h")
+	must(t, <-send(far, 100, 1, false).stopped) // the file's time begins with it
+	b.awaitCaptured(t, 1)
+	dir := fmt.Sprintf("/proc/%d", b.pid)
+	fds, err := os.ReadDir(filepath.Join(dir, "fd"))
+	must(t, err)
+	timers, polls := 0, 0
+	for _, fd := range fds {
+		to, err := os.Readlink(filepath.Join(dir, "fd", fd.Name()))
+		must(t, err)
+		if strings.Contains(to, "wake") {
+			t.Errorf("it has %s open", to)
+		}
+		text, err := os.ReadFile(filepath.Join(dir, "fdinfo", fd.Name()))
+		must(t, err)
+		for line := range strings.Lines(string(text)) {
+			f := strings.Fields(line)
+			switch {
+			case len(f) > 1 && f[0] == "clockid:":
+				timers++
+				if f[1] == strconv.Itoa(unix.CLOCK_BOOTTIME_ALARM) || f[1] == strconv.Itoa(unix.CLOCK_REALTIME_ALARM) {
+					t.Errorf("a timer wakes the phone: %s", text)
+				}
+			case len(f) > 3 && f[0] == "tfd:":
+				polls++
+				if events, err := strconv.ParseUint(f[3], 16, 32); err != nil || events&unix.EPOLLWAKEUP != 0 {
+					t.Errorf("what comes keeps the phone awake: %s (%v)", line, err)
+				}
+			}
+		}
+	}
+	if timers < 2 || polls < 2 {
+		t.Errorf("%d timers and %d descriptors that are waited for prove nothing", timers, polls)
+	}
+	b.ask(t, "stop")
+	b.gone(t)
 }
