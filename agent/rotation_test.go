@@ -4,6 +4,8 @@ package main
 
 import (
 	"encoding/json"
+	"fmt"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -147,6 +149,7 @@ func inTcpdump(t *testing.T, p *nettest.Process, dir, name string, sent int) (go
 	t.Helper()
 	// It does not read what waits when it is told to end.
 	last := func() int {
+		p.Signal(t, syscall.SIGUSR2) // flush
 		paths := family(t, dir, name)
 		f, err := nettest.Read(paths[len(paths)-1])
 		must(t, err)
@@ -184,7 +187,7 @@ func TestRotationFlood(t *testing.T) {
 			near, far := nettest.Pair(t)
 			dir := t.TempDir()
 			a := startRotating(t, near, dir, "agent", append(c.args, "-C", "1")...)
-			argv := []string{"tcpdump", "-Z", "root", "-U", "-n", "-i", "veth0", "-B", "4096", "-C", "1", "-w", filepath.Join(dir, "tcpdump")}
+			argv := []string{"tcpdump", "-Z", "root", "-n", "-i", "veth0", "-B", "4096", "-C", "1", "-w", filepath.Join(dir, "tcpdump")}
 			if c.args != nil && c.args[0] != "--compress" {
 				argv = append(argv, c.args...)
 			}
@@ -220,4 +223,99 @@ func TestRotationFlood(t *testing.T) {
 			inTcpdump(t, tcpdump, dir, "tcpdump", sent)
 		})
 	}
+}
+
+// TestRotationRoom has captures that keep some of their files only: the newest, and never more than was said.
+func TestRotationRoom(t *testing.T) {
+	nettest.Require(t, "agent")
+	near, far := nettest.Pair(t)
+	const quota = 1 << 20
+	list := filepath.Join(t.TempDir(), "list")
+	all := []struct {
+		*rotating
+		dir  string
+		most int // files
+	}{
+		{dir: t.TempDir(), most: quota / (100 << 10)}, {dir: t.TempDir(), most: 5}, {dir: t.TempDir(), most: 7},
+	}
+	all[0].rotating = startRotating(t, near, all[0].dir, "quota", "-C", "100k", "--disk-quota", "1m")
+	all[1].rotating = startRotating(t, near, all[1].dir, "ring", "-b", "packets:150", "-b", "files:5", "-z", "basename >>"+list)
+	all[2].rotating = startRotating(t, near, all[2].dir, "cyclic", "-C", "100k", "-W", "7")
+	sender := send(far, 10000, 15000, false)
+	for running := true; running; {
+		select {
+		case err := <-sender.stopped:
+			must(t, err)
+			running = false
+		default:
+		}
+		all[0].Signal(t, syscall.SIGSTOP) // or files would come and go meanwhile
+		awaitStopped(t, all[0].Pid())
+		used := int64(0)
+		for _, path := range family(t, all[0].dir, "quota") {
+			st, err := os.Stat(path)
+			must(t, err)
+			used += st.Size()
+		}
+		all[0].Signal(t, syscall.SIGCONT)
+		if used > quota {
+			t.Fatalf("%d bytes are used", used)
+		}
+	}
+	sent := int(sender.sent.Load())
+	for _, r := range all {
+		r.Stop(t, syscall.SIGINT)
+		paths := family(t, r.dir, r.name)
+		if n := len(paths); n > r.most || n < r.most-1 {
+			t.Errorf("%s: %d files, and not %d", r.name, n, r.most)
+		}
+		var got []int
+		for _, path := range paths {
+			f, err := unpacked(t, path)
+			must(t, err)
+			got = append(got, numbers(f.Packets)...)
+		}
+		slices.Sort(got) // names that are used again are in no order
+		if len(got) == 0 || got[0] == 0 || got[len(got)-1] != sent-1 || got[len(got)-1]-got[0] != len(got)-1 {
+			t.Errorf("%s: %d packets, the first and the last are %v", r.name, len(got), got[:1])
+		}
+		if c := counters(t, r.Stderr()); c["captured"] != sent {
+			t.Errorf("%s: %d packets sent\n%s", r.name, sent, r.Stderr())
+		}
+	}
+	var names []string
+	for end := time.Now().Add(nettest.Patience); len(names) < 100 && time.Now().Before(end); {
+		text, err := os.ReadFile(list)
+		must(t, err)
+		names = strings.Fields(string(text))
+	}
+	slices.Sort(names)
+	for i, name := range names {
+		if !strings.HasPrefix(name, fmt.Sprintf("ring_%05d_", i+1)) {
+			t.Fatalf("-z was run for %s, and not for file %d", name, i+1)
+		}
+	}
+	if len(names) != 100 {
+		t.Errorf("-z was run %d times", len(names))
+	}
+	nothingLeft(t, near)
+}
+
+// awaitStopped waits until all threads of a process have stopped.
+func awaitStopped(t *testing.T, pid int) {
+	t.Helper()
+	for end := time.Now().Add(nettest.Patience); time.Now().Before(end); {
+		threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid))
+		must(t, err)
+		running := false
+		for _, path := range threads {
+			stat, err := os.ReadFile(path)
+			_, state, _ := strings.Cut(string(stat), ") ")
+			running = running || err == nil && !strings.HasPrefix(state, "T")
+		}
+		if !running {
+			return
+		}
+	}
+	t.Fatalf("pid %d does not stop", pid)
 }
