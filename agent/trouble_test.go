@@ -230,10 +230,7 @@ func TestClockSetBack(t *testing.T) {
 	nettest.Require(t, "agent")
 	near, far := nettest.Pair(t)
 	b := &trouble{background: &background{Space: near, dir: t.TempDir()}, disk: t.TempDir(), far: far}
-	name := time.Now().UTC().Format("f-2006")
-	if in := time.Now().Format("f-2006"); in != name {
-		t.Skip("a year ends")
-	}
+	name := time.Now().Format("f-2006") // not at the end of a year
 	path := filepath.Join(b.disk, name)
 	later := time.Now().Add(time.Hour)
 	must(t, os.WriteFile(path, []byte("of an hour later"), 0o600))
