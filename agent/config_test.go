@@ -51,7 +51,7 @@ func TestExpand(t *testing.T) {
 		{"the expression of the command line wins", "udp", "-U|tcp", "-U|--|udp", ""},
 		{"an empty one, too", "--|", "tcp", "--|", ""},
 		{"an unknown flag", "", "-U|# more|--frobnicate 3", "", "3: there is no option --frobnicate"},
-		{"an unknown letter", "", "-UZ", "", `1: there is no option -Z in "-UZ"`},
+		{"an unknown letter", "", "-UM", "", `1: there is no option -M in "-UM"`},
 		{"no value", "", "-U|-i", "", "2: option -i needs a value"},
 		{"a value for a flag without one", "", "-U yes", "", "1: option -U takes no value"},
 		{"and behind =", "", "--packet-buffered=yes", "", "1: option --packet-buffered takes no value"},
