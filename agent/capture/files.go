@@ -157,16 +157,18 @@ func newSyncer(every time.Duration, log *slog.Logger) *syncer {
 	return s
 }
 
-// wrote says that there is more in a file, whose turn it may be already.
+// wrote says that there is more in a file. One that waits for its turn gives way: either it is the same, or it is being closed,
+// and on the disk thereby. It is called from one goroutine only.
 func (s *syncer) wrote(f plugin.File) {
 	syncs, ok := f.(plugin.Syncer)
 	if !ok {
 		return
 	}
 	select {
-	case s.dirty <- syncs:
+	case <-s.dirty:
 	default:
 	}
+	s.dirty <- syncs
 }
 
 func (s *syncer) run() {

@@ -418,3 +418,23 @@ func TestSyncer(t *testing.T) {
 		t.Errorf("said %d times:\n%s", n, &said)
 	}
 }
+
+// A file that was ended while a sync ran keeps no room from the next one, to which perhaps nothing more is written for long.
+func TestSyncerTakesTheLatestFile(t *testing.T) {
+	s := newSyncer(0, slog.New(slog.DiscardHandler))
+	ended := &slow{begun: make(chan struct{}), end: make(chan error)}
+	next := &slow{begun: make(chan struct{}), end: make(chan error)}
+	s.wrote(ended)
+	<-ended.begun
+	s.wrote(ended)
+	s.wrote(next)
+	ended.end <- nil
+	select {
+	case <-next.begun:
+		next.end <- nil
+	case <-ended.begun:
+		t.Error("the file that was ended is synced again, and the one that is written never")
+		ended.end <- nil
+	}
+	s.end()
+}
