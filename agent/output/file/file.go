@@ -85,6 +85,9 @@ func (o *opener) Next(label string) (plugin.File, error) {
 		return nil, err
 	}
 	f, err := o.make(dir, base, t)
+	for full(err) && o.room.dropAny(dir, id{}) {
+		f, err = o.make(dir, base, t)
+	}
 	if err != nil {
 		dir.close()
 		return nil, err

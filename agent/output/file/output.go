@@ -42,12 +42,14 @@ func (r *regular) Write(b []byte) (int, error) {
 		n, err := r.f.Write(b[done:])
 		r.size += int64(n)
 		done += n
-		full := errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT)
-		if !full || !r.room.dropAny(r.dir, r.id) {
+		if !full(err) || !r.room.dropAny(r.dir, r.id) {
 			return done, err
 		}
 	}
 }
+
+// full tells whether the disk is, or the part of it that a user may have.
+func full(err error) bool { return errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) }
 
 // Truncate cuts the file back. What is written then goes behind its new end.
 func (r *regular) Truncate(size int64) error {

@@ -493,3 +493,46 @@ func TestOwnFilesAreLookedAtAgain(t *testing.T) {
 	}
 	check("c 3")
 }
+
+// A disk that has no room for the name of a new file is full, too.
+func TestFullDiskRemovesForNewFile(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		room *room
+		want []string // nil: no file is made
+	}{
+		{"quota", &room{quota: 1 << 20}, []string{"foreign", "new", "x"}},
+		{"no limit", nil, nil},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			disk := smallDisk(t, "4m,nr_inodes=30")
+			marked(t, filepath.Join(disk, "old"), markDone, 1000, 1)
+			marked(t, filepath.Join(disk, "new"), markDone, 1000, 2)
+			foreign := filepath.Join(disk, "foreign")
+			if err := os.Mkdir(foreign, 0o700); err != nil {
+				t.Fatal(err)
+			}
+			var err error
+			for i := 0; err == nil; i++ {
+				err = unix.Mkfifo(filepath.Join(foreign, fmt.Sprint(i)), 0o600)
+			}
+			if err != unix.ENOSPC {
+				t.Fatal(err)
+			}
+			f, err := (&opener{write: filepath.Join(disk, "x"), room: c.room}).Next("any")
+			if c.want == nil {
+				if !errors.Is(err, syscall.ENOSPC) {
+					t.Errorf("error %v", err)
+				}
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer f.Close()
+			if diff := cmp.Diff(c.want, listed(t, disk)); diff != "" {
+				t.Errorf("files (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
