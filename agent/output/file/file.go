@@ -130,7 +130,7 @@ func (o *opener) own(r *regular) {
 		if o.room != nil && (o.room.quota > 0 || o.room.minFree > 0) {
 			level = slog.LevelWarn
 		}
-		slog.Log(context.Background(), level, "this file system or user has no marks for the agent's own files: they are neither removed for room nor repaired",
+		slog.Log(context.Background(), level, "this file system or user has no marks for the agent's own files: those of other runs are neither removed for room nor repaired",
 			"path", r.Name())
 	}
 	if o.opened == 0 {
@@ -246,7 +246,7 @@ func (o *opener) replace(dir *directory, base string, t turn) (*regular, error) 
 			return nil, err
 		}
 	}
-	if err := dir.unlinkLater(old); err != nil {
+	if err := dir.unlink(old, true); err != nil {
 		return nil, &os.PathError{Op: "replace", Path: path, Err: err}
 	}
 	return dir.create(base, path, o.making)

@@ -89,10 +89,15 @@ func (d *directory) own(seen map[string]entry) ([]entry, error) {
 			all = append(all, e)
 		}
 	}
+	sortByAge(all)
+	return all, nil
+}
+
+// sortByAge puts the oldest file first.
+func sortByAge(all []entry) {
 	slices.SortFunc(all, func(a, b entry) int {
 		return cmp.Or(cmp.Compare(a.changed, b.changed), cmp.Compare(a.name, b.name))
 	})
-	return all, nil
 }
 
 // look returns what is known of a regular file with one name. It has no mark if it is not ours.
@@ -159,7 +164,7 @@ func (d *directory) remove(e entry, later bool) error {
 	if err := lock(fd); err != nil {
 		return err
 	}
-	return d.unlink(e)
+	return d.unlink(e, false)
 }
 
 // free closes a file, upon which its room is free if it has no name any more.
@@ -171,9 +176,16 @@ func free(fd int, later bool) {
 	unix.Close(fd)
 }
 
-// unlink removes the name of a file unless it is another file's by now. Whoever may write in the directory can still exchange
-// it in the moment between; but all that goes then is a name that they could have removed themselves.
-func (d *directory) unlink(e entry) error {
+// unlink removes the name of a file unless it is another file's by now; later is as in remove. Whoever may write in the directory
+// can still exchange it in the moment between; but all that goes then is a name that they could have removed themselves.
+func (d *directory) unlink(e entry, later bool) error {
+	if later {
+		fd, err := openat(d.fd, e.name, unix.O_PATH|unix.O_NOFOLLOW, 0)
+		if err != nil {
+			return err
+		}
+		defer free(fd, true)
+	}
 	var st unix.Stat_t
 	if err := unix.Fstatat(d.fd, e.name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
 		return err
@@ -182,14 +194,4 @@ func (d *directory) unlink(e entry) error {
 		return errNotOwn
 	}
 	return unix.Unlinkat(d.fd, e.name, 0)
-}
-
-// unlinkLater is unlink, but the room of the file may be free a little later.
-func (d *directory) unlinkLater(e entry) error {
-	fd, err := openat(d.fd, e.name, unix.O_PATH|unix.O_NOFOLLOW, 0)
-	if err != nil {
-		return err
-	}
-	defer free(fd, true)
-	return d.unlink(e)
 }

@@ -21,7 +21,7 @@ type room struct {
 	ring    int   // files of this capture; 0: no limit
 
 	seen   map[string]entry // what is in the directory; see directory.own
-	files  []entry          // of this capture, with a ring: the oldest first
+	files  []entry          // of this capture: the oldest first, and the last one is open. Some may be gone
 	others int64            // bytes of own files besides the one that is open, when they were counted last
 	since  int64            // bytes written since the free space was looked at
 	tight  bool             // there was too little
@@ -47,7 +47,7 @@ func (r *room) begin(d *directory) error {
 
 // began is told of the file that was opened.
 func (r *room) began(e entry) {
-	if r != nil && r.ring > 0 {
+	if r != nil {
 		r.files = append(r.files, e)
 	}
 }
@@ -63,11 +63,23 @@ func (r *room) admit(d *directory, open id, size, n int64) error {
 	return r.keepFree(d, open, n)
 }
 
+// own returns the own files in d, the oldest first. Those of this capture are known by their inodes, also without marks.
 func (r *room) own(d *directory) ([]entry, error) {
 	if r.seen == nil {
 		r.seen = map[string]entry{}
 	}
-	return d.own(r.seen)
+	own, err := d.own(r.seen)
+	if err != nil {
+		return nil, err
+	}
+	r.files = slices.DeleteFunc(r.files, func(e entry) bool { return r.seen[e.name].id != e.id })
+	for _, e := range r.files {
+		if now := r.seen[e.name]; now.mark == "" {
+			own = append(own, now)
+		}
+	}
+	sortByAge(own)
+	return own, nil
 }
 
 // keepQuota removes own files until a file of size bytes fits.
@@ -143,7 +155,7 @@ func (r *room) dropAny(d *directory, open id) bool {
 	if !r.removes() {
 		return false
 	}
-	if len(r.files) > 1 { // the last one is open
+	if r.ring > 0 && len(r.files) > 1 {
 		r.dropOldest(d, false)
 		return true
 	}
@@ -158,20 +170,20 @@ func (r *room) dropAny(d *directory, open id) bool {
 func (r *room) dropOldest(d *directory, later bool) {
 	e := r.files[0]
 	r.files = r.files[1:]
-	unlink := d.unlink
-	if later {
-		unlink = d.unlinkLater
-	}
-	if err := unlink(e); err == nil {
+	if err := d.unlink(e, later); err == nil {
 		slog.Info("the oldest file was removed", "path", filepath.Join(d.path, e.name))
 	} else if !errors.Is(err, unix.ENOENT) {
 		slog.Warn("the oldest file was not removed", "path", filepath.Join(d.path, e.name), "because", err)
 	}
 }
 
-// removed removes an own file for the room that it takes.
+// removed removes an own file for the room that it takes. One of this capture may still be locked, since it is being closed.
 func (r *room) removed(d *directory, e entry, later bool) bool {
-	err := d.remove(e, later && r.minFree == 0)
+	remove := d.remove
+	if slices.ContainsFunc(r.files, func(of entry) bool { return of.id == e.id }) {
+		remove = d.unlink
+	}
+	err := remove(e, later && r.minFree == 0)
 	switch {
 	case err == nil:
 		slog.Info("an older capture was removed for its room", "path", filepath.Join(d.path, e.name), "bytes", e.size)

@@ -377,7 +377,7 @@ func TestRemoveLooksAgain(t *testing.T) {
 			if err := d.remove(own[0], false); err == nil {
 				t.Error("it was removed")
 			}
-			if err := d.unlink(own[0]); err == nil && name != "another name" && name != "no mark" {
+			if err := d.unlink(own[0], false); err == nil && name != "another name" && name != "no mark" {
 				t.Error("its name was removed")
 			} else if err != nil {
 				if diff := cmp.Diff(before, listed(t, ".")); diff != "" {
@@ -534,5 +534,45 @@ func TestFullDiskRemovesForNewFile(t *testing.T) {
 				t.Errorf("files (-want +got):\n%s", diff)
 			}
 		})
+	}
+}
+
+// Files of this capture that are still being closed go for a quota, too: a disk that is slow must cost no packets.
+func TestQuotaWithFilesBeingClosed(t *testing.T) {
+	disk := smallDisk(t, "4m")
+	o := &opener{write: filepath.Join(disk, "x"), room: &room{quota: 250_000}, rotation: rotation{size: 100_000}}
+	for i := range 6 {
+		if _, err := next(t, o).Write(make([]byte, 100_000)); err != nil {
+			t.Fatalf("file %d: %v", i, err)
+		}
+	}
+	if diff := cmp.Diff([]string{"x4", "x5"}, listed(t, disk)); diff != "" {
+		t.Errorf("files (-want +got):\n%s", diff)
+	}
+}
+
+// Where files cannot be marked, a quota holds for those of this capture. Others stay.
+func TestQuotaWithoutMarks(t *testing.T) {
+	disk := smallDisk(t, "4m")
+	if err := unix.Mount("test", disk, "ramfs", 0, ""); err != nil {
+		t.Skip("no file system without marks to be had:", err)
+	}
+	defer unix.Unmount(disk, unix.MNT_DETACH)
+	marked(t, filepath.Join(disk, "foreign"), "", 1_000_000, 1)
+	o := &opener{write: filepath.Join(disk, "x"), room: &room{quota: 250_000}, rotation: rotation{size: 100_000}}
+	for range 6 {
+		f := next(t, o)
+		if _, err := f.Write(make([]byte, 100_000)); err != nil {
+			t.Fatal(err)
+		}
+		if err := f.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if diff := cmp.Diff([]string{"foreign", "x4", "x5"}, listed(t, disk)); diff != "" {
+		t.Errorf("files (-want +got):\n%s", diff)
+	}
+	if _, err := next(t, o).Write(make([]byte, 250_001)); !errors.Is(err, plugin.ErrNoRoom) {
+		t.Errorf("more than the quota: %v", err)
 	}
 }
