@@ -74,8 +74,9 @@ func (r *regular) Sync() error {
 	if r.named {
 		return nil
 	}
-	r.named = true
-	return r.dir.sync()
+	err := r.dir.sync()
+	r.named = err == nil
+	return err
 }
 
 // Close returns once the file is on the disk, and its name.

@@ -52,7 +52,8 @@ func repair(fd int, path string) (r repaired, err error) {
 	}
 	r = repaired{st.Size() - whole, packets}
 	if r.cut == 0 {
-		return r, nil
+		// After kill -9 it may be whole in memory only, and it is not looked at again.
+		return r, f.Sync()
 	}
 	if err := errors.Join(f.Truncate(whole), f.Sync()); err != nil {
 		return r, err

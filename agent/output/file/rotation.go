@@ -75,7 +75,8 @@ func bootClock() func() time.Duration {
 	return func() time.Duration {
 		since := time.Since(asked)
 		if asked.IsZero() || since >= time.Millisecond {
-			asked, boot, since = time.Now(), boottime.Now(), 0
+			// In this order it may be late, and never early: a file whose timer is over would not be.
+			boot, asked, since = boottime.Now(), time.Now(), 0
 		}
 		return boot + since
 	}
