@@ -189,6 +189,9 @@ func (s *sized) Write(b []byte) (int, error) {
 	s.n += int64(len(b))
 	head := b[:min(int64(len(b)), s.left)]
 	s.left -= int64(len(head))
+	if len(head) == 0 { // a pipe hands it on, and package bufio gives up on a reader that returns nothing again and again
+		return len(b), nil
+	}
 	if _, err := s.w.Write(head); err != nil {
 		return 0, err
 	}

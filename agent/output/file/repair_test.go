@@ -102,6 +102,18 @@ func TestForeignFrames(t *testing.T) {
 	}
 }
 
+// A torn frame may hold much more than those before it.
+func TestLargeTornFrame(t *testing.T) {
+	for _, method := range []string{compressZstd, compressGzip} {
+		texts := blocksOf(t, 3, 200_000)
+		first := frameOf(t, method, texts[0])
+		all := append(bytes.Clone(first), frameOf(t, method, texts[1])...)
+		if size, n, err := wholeFile(bytes.NewReader(all), int64(len(all)-1)); err != nil || size != int64(len(first)) || n != 3 {
+			t.Errorf("%s: %d bytes and %d packets are whole (%v), want %d and 3", method, size, n, err, len(first))
+		}
+	}
+}
+
 // What is said to be whole is found whole again, whatever the file.
 func FuzzWholeFile(f *testing.F) {
 	for _, method := range []string{compressNone, compressZstd, compressGzip} {
