@@ -181,7 +181,11 @@ func (s *syncer) run() {
 			began := time.Now()
 			// One that was closed meanwhile is on the disk.
 			err := f.Sync()
-			if err != nil && !errors.Is(err, os.ErrClosed) && !failed {
+			switch {
+			case err == nil:
+				failed = false
+			case errors.Is(err, os.ErrClosed), failed: // nothing new
+			default:
 				failed = true
 				s.log.Warn("what was captured may not survive a power cut", "because", err)
 			}

@@ -410,11 +410,16 @@ func TestSyncer(t *testing.T) {
 		<-f.begun
 		f.end <- syscall.EIO
 	}
+	for _, err := range []error{nil, syscall.EIO} { // another failure than the first one
+		s.wrote(f)
+		<-f.begun
+		f.end <- err
+	}
 	s.wrote(f)
 	<-f.begun // so that what came before has been logged
 	s.end()
 	f.end <- nil
-	if n := strings.Count(said.String(), "may not survive a power cut"); n != 1 {
+	if n := strings.Count(said.String(), "may not survive a power cut"); n != 2 {
 		t.Errorf("said %d times:\n%s", n, &said)
 	}
 }

@@ -52,6 +52,7 @@ type opener struct {
 	boot   func() time.Duration
 
 	opened   int           // files
+	latest   *regular      // of those; nil: there is none
 	number   int           // of the last one; see turn
 	slice    time.Time     // as in turn
 	until    time.Duration // when the file or slice is over, by the boot clock; 0: not known yet, or never
@@ -74,6 +75,9 @@ func (o *opener) Next(label string) (plugin.File, error) {
 	if o.write == "-" {
 		f, err := standardOutput(o.stdout)
 		return o.wrap(f), err
+	}
+	if o.latest != nil {
+		o.latest.ended.Store(true) // it may be removed from here on
 	}
 	t := o.next()
 	dir, base, err := o.place(label, t)
@@ -119,7 +123,7 @@ func (o *opener) wrap(f plugin.File) plugin.File {
 
 // own gives a file what the opener knows, and has what an earlier capture left beside the first one repaired.
 func (o *opener) own(r *regular) {
-	r.room = o.room
+	r.room, o.latest = o.room, r
 	if o.then != nil {
 		r.then = o.then.run
 	}

@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"sync"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 
@@ -24,6 +25,7 @@ type regular struct {
 	room   *room
 	marked bool              // it carries the mark
 	then   func(path string) // what is done with it when it is closed; nil: nothing
+	ended  atomic.Bool       // nothing is written to it any more
 
 	mu     sync.Mutex // of Sync and Close
 	closed bool
@@ -61,7 +63,10 @@ func (r *regular) Truncate(size int64) error {
 	return err
 }
 
-// Sync returns when what was written survives a power cut.
+// errRemoved is the error of a file that has no name any more.
+var errRemoved = errors.New("the file was removed, and what is written to it until the next one (agent rotate) goes with it")
+
+// Sync returns when what was written survives a power cut. The error may wrap errRemoved.
 func (r *regular) Sync() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -70,6 +75,10 @@ func (r *regular) Sync() error {
 	}
 	if err := unix.Fdatasync(int(r.f.Fd())); err != nil {
 		return &os.PathError{Op: "sync", Path: r.f.Name(), Err: err}
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(int(r.f.Fd()), &st); err == nil && st.Nlink == 0 && !r.ended.Load() {
+		return &os.PathError{Op: "sync", Path: r.f.Name(), Err: errRemoved}
 	}
 	if r.named {
 		return nil

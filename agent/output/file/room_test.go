@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -445,6 +446,26 @@ func TestSyncWhileClosing(t *testing.T) {
 		if err := <-synced; !errors.Is(err, os.ErrClosed) {
 			t.Error(err)
 		}
+	}
+}
+
+// Whoever cleans up a directory may remove the file that is written: that is told.
+func TestSyncOfRemovedFile(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "x")
+	o := &opener{write: path}
+	f := next(t, o).(plugin.Syncer)
+	if err := f.Sync(); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Sync(); !errors.Is(err, errRemoved) || !strings.Contains(err.Error(), path) {
+		t.Errorf("error %v", err)
+	}
+	next(t, o) // from then on the agent itself may have removed it
+	if err := f.Sync(); err != nil {
+		t.Errorf("error %v", err)
 	}
 }
 
