@@ -236,6 +236,28 @@ func TestLogStays(t *testing.T) {
 	}
 }
 
+// TestLogAgain goes on when there is room for a new file, of which there was none when the last one was full.
+func TestLogAgain(t *testing.T) {
+	dir := place(t)
+	must(t, unix.Mount("droidtap-test", dir, "tmpfs", 0, "nr_inodes=3")) // the directory's, and two files'
+	t.Cleanup(func() { must(t, unix.Unmount(dir, unix.MNT_DETACH)) })
+	l, err := OpenLog(filepath.Join(dir, "log"))
+	must(t, err)
+	l.most = 100
+	other := filepath.Join(dir, "other")
+	must(t, os.WriteFile(other, nil, 0o600))
+	fmt.Fprintln(l, strings.Repeat("x", 60))
+	fmt.Fprintln(l, "lost")
+	must(t, os.Remove(other))
+	fmt.Fprintln(l, "written")
+	must(t, l.Close())
+	b, err := os.ReadFile(filepath.Join(dir, "log"))
+	must(t, err)
+	if text := string(b); strings.Contains(text, "lost") || !strings.HasSuffix(text, " written\n") {
+		t.Errorf("the log: %q", text)
+	}
+}
+
 // TestLogFull loses what there is no room for, and writes again when there is.
 func TestLogFull(t *testing.T) {
 	dir := place(t)

@@ -90,6 +90,8 @@ func (l *Log) Write(p []byte) (int, error) {
 func (l *Log) write(line []byte) {
 	if l.size+int64(len(line)) > l.most {
 		l.turn()
+	} else if l.f == nil {
+		l.again() // there may be room by now
 	}
 	if l.f == nil {
 		return
@@ -111,7 +113,12 @@ func (l *Log) turn() {
 	if unix.Renameat(dir, l.base, dir, l.base+".1") != nil {
 		_ = unix.Unlinkat(dir, l.base, 0) // so that it does not grow
 	}
-	if l.open() == nil && l.stderr {
+	l.again()
+}
+
+// again opens the log where it is not open, if that can be done.
+func (l *Log) again() {
+	if l.dir != nil && l.open() == nil && l.stderr {
 		_ = l.toStderr()
 	}
 }
