@@ -343,6 +343,30 @@ func TestDaemonKilled(t *testing.T) {
 	b.gone(t)
 }
 
+// TestDaemonInput reads what the caller of --daemon gives it, which it has left when it is ready.
+func TestDaemonInput(t *testing.T) {
+	nettest.Require(t, "agent")
+	near, _ := nettest.Pair(t)
+	b := &background{Space: near, dir: t.TempDir()}
+	cmd := near.Command(b.argv("agent", "-F", "/dev/stdin")...)
+	cmd.Stdin = strings.NewReader("udp port 9\n")
+	said, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v\n%s", err, said)
+	}
+	var s status
+	b.json(t, &s, "status")
+	b.pid = s.Pid
+	if s.Filter != "udp port 9" {
+		t.Errorf("the filter is %q", s.Filter)
+	}
+	if to, err := os.Readlink(fmt.Sprintf("/proc/%d/fd/0", b.pid)); to != os.DevNull {
+		t.Errorf("its standard input is %s (%v)", to, err)
+	}
+	b.ask(t, "stop")
+	b.gone(t)
+}
+
 // TestDaemonCgroup leaves the cgroup of a service, and no other.
 func TestDaemonCgroup(t *testing.T) {
 	nettest.Require(t, "agent", "nsenter")

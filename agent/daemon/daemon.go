@@ -25,7 +25,8 @@ const mark = "DROIDTAP_DAEMON"
 const readiness = 0
 
 // Start runs this program once more, with the same arguments, in a session of its own: there Started returns true. What
-// it says on its standard error goes to stderr until it calls Ready or ends, and then Start returns: with 0, or the exit code. A signal
+// it says on its standard error goes to stderr, and its standard input is the caller's, until it calls Ready or ends, and then Start
+// returns: with 0, or the exit code. A signal
 // that ends the caller ends the new process, too.
 func Start(stderr io.Writer) (code int, err error) {
 	r, w, err := os.Pipe()
@@ -45,7 +46,7 @@ func Start(stderr io.Writer) (code int, err error) {
 	defer signal.Stop(caught)
 	// Not by its path, behind which something else may be by now. os/exec would be 14 kB more on the phone.
 	child, err := os.StartProcess("/proc/self/exe", os.Args, &os.ProcAttr{
-		Env: append(os.Environ(), mark+"=1"), Files: []*os.File{null, null, w}, Sys: &syscall.SysProcAttr{Setsid: true},
+		Env: append(os.Environ(), mark+"=1"), Files: []*os.File{os.Stdin, null, w}, Sys: &syscall.SysProcAttr{Setsid: true},
 	})
 	if err != nil {
 		return 0, fmt.Errorf("start a daemon: %w", err)
@@ -111,12 +112,14 @@ func Started() bool {
 	return started
 }
 
-// Ready has Start return 0 in the process that started this one. Standard error is the log from then on, for what
-// the runtime says.
+// Ready has Start return 0 in the process that started this one. Standard input is empty from then on, and standard error
+// the log, for what the runtime says.
 func Ready(l *Log) error {
+	// Standard output is /dev/null already. Before somebody hears that it is ready, who may wait for the ends of what it was given.
+	failed := unix.Dup3(int(os.Stdout.Fd()), int(os.Stdin.Fd()), 0)
 	_, err := os.Stderr.Write([]byte{readiness})
 	if errors.Is(err, unix.EPIPE) {
 		err = nil // whoever started it has not waited
 	}
-	return errors.Join(err, l.takeStderr())
+	return errors.Join(failed, err, l.takeStderr())
 }
