@@ -117,16 +117,15 @@ func capturePackets(c *cli.Context, said *messages, cfg capture.Config, unshed e
 	toStdout := stdout != nil && stdout.Stdout()
 	if toStdout && sameTerminal(os.Stdout, os.Stderr) {
 		// adb exec-out gives one raw terminal for both: not a word among the packets.
-		c.App.ErrWriter = io.Discard
-		cfg.Log = slog.New(slog.DiscardHandler)
-	}
-	if unshed != nil {
-		cfg.Log.Warn("the capture keeps all capabilities", "error", unshed)
+		said.onlyLog()
 	}
 	u, err := attend(c, said, &cfg)
 	defer func() { err = errors.Join(err, u.close()) }()
 	if err != nil {
 		return err
+	}
+	if unshed != nil {
+		cfg.Log.Warn("the capture keeps all capabilities", "error", unshed)
 	}
 	slog.SetDefault(cfg.Log) // what a plugin says while it opens something
 	ctx, abort, stop := signals(c.Context, toStdout, u)
