@@ -229,10 +229,39 @@ func TestDaemonStats(t *testing.T) {
 }
 
 // TestHungUp hangs up the terminal of a capture whose messages go elsewhere: it ends, and does not take that for a wish for
-// another file.
+// another file. With nohup it goes on.
 func TestHungUp(t *testing.T) {
-	nettest.Require(t, "agent")
-	near, _ := nettest.Pair(t)
+	nettest.Require(t, "agent", "nohup")
+	near, far := nettest.Pair(t)
+	for _, nohup := range []bool{false, true} {
+		file := filepath.Join(t.TempDir(), "f")
+		argv := []string{"agent", "-U", "-i", "veth0", "-w", file, "udp port 9"}
+		if nohup {
+			argv = append([]string{"nohup", "agent", "--stats", "1"}, argv[1:]...)
+		}
+		p, hangUp := onTerminal(t, near.Command(argv...))
+		hangUp()
+		if nohup {
+			p.AwaitTimes(t, "agent: 0 packets captured", 3) // one that ends says it no more
+			datagrams(t, far, 1)
+			nettest.Await(t, file, func(nettest.Packet) bool { return true })
+			p.Signal(t, syscall.SIGHUP) // of somebody who means it
+			p.Signal(t, syscall.SIGUSR1)
+			p.Await(t, "agent: 1 packets captured")
+			datagrams(t, far, 1)
+			p.Await(t, "2 files, "+rotatedName(file, 1))
+			p.Signal(t, syscall.SIGTERM)
+		}
+		if code := p.Wait(t); code != 0 {
+			t.Errorf("code %d:\n%s", code, p.Stderr())
+		}
+		nothingLeft(t, near)
+	}
+}
+
+// onTerminal starts a capture that has a terminal of its own, but for its messages, and returns what hangs that up.
+func onTerminal(t *testing.T, cmd *exec.Cmd) (p *nettest.Process, hangUp func()) {
+	t.Helper()
 	ptmx, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
 	must(t, err)
 	n, err := unix.IoctlGetInt(int(ptmx.Fd()), unix.TIOCGPTN)
@@ -240,17 +269,13 @@ func TestHungUp(t *testing.T) {
 	must(t, unix.IoctlSetPointerInt(int(ptmx.Fd()), unix.TIOCSPTLCK, 0))
 	pts, err := os.OpenFile(filepath.Join("/dev/pts", strconv.Itoa(n)), os.O_RDWR|unix.O_NOCTTY, 0)
 	must(t, err)
-	file := filepath.Join(t.TempDir(), "f")
-	cmd := near.Command("agent", "-i", "veth0", "-w", file)
 	cmd.Stdin = pts
-	cmd.Stdout, err = os.Create(file + ".out")
+	out, err := os.Create(filepath.Join(t.TempDir(), "out"))
 	must(t, err)
+	defer out.Close()
+	cmd.Stdout = out
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
-	p := nettest.Start(t, cmd, "capturing on")
+	p = nettest.Start(t, cmd, "capturing on")
 	must(t, pts.Close())
-	must(t, ptmx.Close())
-	if code := p.Wait(t); code != 0 {
-		t.Errorf("code %d:\n%s", code, p.Stderr())
-	}
-	nothingLeft(t, near)
+	return p, func() { must(t, ptmx.Close()) }
 }

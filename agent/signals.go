@@ -26,7 +26,7 @@ func signals(parent context.Context, toStdout bool, u *unattended) (ctx context.
 		caught = u.stops
 	}
 	ends := []os.Signal{syscall.SIGINT, syscall.SIGTERM, syscall.SIGQUIT}
-	if u == nil || !u.rotates {
+	if (u == nil || !u.rotates) && !signal.Ignored(syscall.SIGHUP) { // as nohup has it
 		ends = append(ends, syscall.SIGHUP)
 	}
 	signal.Notify(caught, ends...)
@@ -67,6 +67,7 @@ func (u *unattended) hear(ctx context.Context) {
 	if u.rotates {
 		wanted = append(wanted, syscall.SIGHUP)
 	}
+	nohup := signal.Ignored(syscall.SIGHUP)
 	// For good: they would end the process that is about to end well.
 	signal.Notify(asked, wanted...)
 	hadTerminal := hasTerminal()
@@ -77,8 +78,11 @@ func (u *unattended) hear(ctx context.Context) {
 				u.say(true)
 			case s == syscall.SIGUSR2:
 				u.told("flush", u.flush())
-			case hadTerminal && !hasTerminal():
-				u.stop() // it was hung up, and did not ask for a file
+			case hadTerminal && !hasTerminal(): // it was hung up, and did not ask for a file
+				if !nohup {
+					u.stop()
+				}
+				hadTerminal = false // the next one is somebody's who asks
 			default:
 				_, err := u.rotate()
 				u.told("rotate", err)
