@@ -132,11 +132,11 @@ func capturePackets(c *cli.Context, said *messages, cfg capture.Config, unshed e
 	defer stop()
 	sum, err := capture.Run(ctx, abort, cfg)
 	u.phase.Store(ending) // also where it ended by itself
-	if sum.File == "" && !u.alone {
+	if !sum.Began && !u.alone {
 		return err
 	}
 	report(c.App.ErrWriter, err) // also in a daemon's log
-	if sum.File != "" {
+	if sum.Began {
 		printSummary(c.App.ErrWriter, sum)
 	}
 	return reported(err)
@@ -190,6 +190,9 @@ func configure(c *cli.Context) (capture.Config, error) {
 	}
 	limit(&cfg)
 	cfg.Ready = func(file string) {
+		if file == "" {
+			file = "a file as soon as there is room"
+		}
 		fmt.Fprintf(c.App.ErrWriter, "capturing on %s to %s\n", cfg.Label, file)
 	}
 	return cfg, nil
@@ -300,7 +303,9 @@ func printSummary(w io.Writer, s capture.Summary) {
 		}
 		fmt.Fprintln(w)
 	}
-	fmt.Fprintln(w, s.File)
+	if s.File != "" {
+		fmt.Fprintln(w, s.File)
+	}
 }
 
 // reported marks an error whose line has been printed, and keeps its exit code.

@@ -64,7 +64,9 @@ func (n totals) write(w io.Writer) {
 	fmt.Fprintf(w, "%d packets left out in the agent, behind the kernel\n", n.Refused)
 	fmt.Fprintf(w, "%d gaps\n", n.Gaps)
 	fmt.Fprintf(w, "%d files\n", n.Files)
-	fmt.Fprintf(w, "file %s\n", n.File)
+	if n.File != "" {
+		fmt.Fprintf(w, "file %s\n", n.File)
+	}
 	if n.Paused != "" {
 		fmt.Fprintf(w, "paused: %s\n", n.Paused)
 	}

@@ -147,6 +147,20 @@ func TestFullDisk(t *testing.T) {
 	}
 }
 
+// TestNoRoomYet starts a daemon where there is less free than --min-free: it waits for room.
+func TestNoRoomYet(t *testing.T) {
+	nettest.Require(t, "agent", "mount")
+	b := launchTroubled(t, "512k", "f", "-C", "1", "--min-free", "1m")
+	s := b.paused(t, "would have less free than the 1048576 bytes of --min-free")
+	if s.Files != 0 || s.File != "" || !strings.Contains(b.log(t), "to a file as soon as there is room\n") {
+		t.Errorf("%d files, %q:\n%s", s.Files, s.File, b.log(t))
+	}
+	b.until(t, "it counts what is lost", func(s status) bool { return s.Ignored > 0 })
+	nettest.Run(t, "mount", "-o", "remount,size=256m", b.disk)
+	b.resumed(t)
+	b.finish(t, 0, "f")
+}
+
 // TestQuotaTooSmall has a quota that one file does not fit into: it pauses, and another file makes room.
 func TestQuotaTooSmall(t *testing.T) {
 	nettest.Require(t, "agent")

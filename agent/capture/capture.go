@@ -58,7 +58,8 @@ type Config struct {
 // Summary is what became of the packets. One that was received is captured,
 // dropped or ignored, unless it came after Config.Most.
 type Summary struct {
-	File     string // the last one
+	Began    bool   // it came to capturing; else nothing of this is there
+	File     string // the last one; "" if there was never room for one
 	Files    int
 	Captured uint64 // in the file
 	Ignored  uint64 // records that the agent could not decode or write
@@ -100,7 +101,7 @@ type running struct {
 
 // Run captures until ctx ends, cfg.Duration is over, cfg.Most packets are in the file, the output fails
 // or the sources have nothing left to watch; the last two are errors. The summary
-// is valid with an error too, once a file has been opened.
+// is valid with an error too, once it has begun.
 //
 // When abort is closed Run detaches and returns without waiting for the output.
 // The error wraps ErrKernel, plan.ErrImpossible or os.ErrPermission, or is a usage error.
@@ -150,10 +151,10 @@ func Run(ctx context.Context, abort <-chan struct{}, cfg Config) (sum Summary, e
 	if err := c.attach(target); err != nil {
 		return sum, errors.Join(err, c.detach(), c.end())
 	}
-	if err := c.writer.begin(); err != nil {
+	if err := c.writer.start(); err != nil {
 		return sum, errors.Join(err, c.detach(), c.end())
 	}
-	sum.File = c.writer.file.Name()
+	sum.Began, sum.File = true, c.writer.path
 	err = c.run(ctx, target, &sum, pcapng.Section{
 		Hardware:    u.Machine,
 		OS:          u.Sysname + " " + u.Release,

@@ -129,18 +129,16 @@ func (f *files) wait() error {
 }
 
 func (f *files) closeAll() {
-	var first error
+	var last error // said at the end, if no other file follows
 	for file := range f.closing {
-		if err := file.Close(); err != nil {
-			err = fmt.Errorf("close %s: %w", file.Name(), err)
-			if first == nil {
-				first = err
-				continue // it is said at the end
-			}
-			f.log.Warn(err.Error())
+		if last != nil {
+			f.log.Warn(last.Error())
+		}
+		if last = file.Close(); last != nil {
+			last = fmt.Errorf("close %s: %w", file.Name(), last)
 		}
 	}
-	f.closed <- first
+	f.closed <- last
 }
 
 // syncer has what is written survive a power cut, a little later and without holding up the writer.

@@ -80,10 +80,24 @@ func newWriter(f *files, most uint64, eager bool) *writer {
 	}
 }
 
+// start opens the first file. A writer that persists begins without one where there is no room yet.
+func (w *writer) start() error {
+	err := w.begin()
+	if err != nil && w.persist && noRoom(err) {
+		w.fail(err)
+		return nil
+	}
+	return err
+}
+
 // run writes to the file that is open, and those after it, what comes until in is closed. The error is of files that could not
 // be closed, or of the output that failed: then failed is closed, too, unless the writer is one that persists.
 func (w *writer) run(head pcapng.Section) error {
-	w.out = w.format(w.file, head)
+	out := io.Writer(io.Discard)
+	if w.file != nil {
+		out = w.file
+	}
+	w.out = w.format(out, head)
 	go w.closeAll()
 	every := syncEvery
 	if w.eager {

@@ -8,6 +8,8 @@ import (
 	"io"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"droidtap/agent/pcapng"
 	"droidtap/agent/plugin"
 )
@@ -190,7 +192,9 @@ func (w *writer) flushed() {
 
 // fail is called once for each time that the output stops working.
 func (w *writer) fail(err error) {
-	w.delivered.failed(w.out.Packets())
+	if w.out != nil {
+		w.delivered.failed(w.out.Packets())
+	}
 	if !w.persist {
 		w.err = err
 		close(w.failed)
@@ -202,6 +206,11 @@ func (w *writer) fail(err error) {
 	}
 	w.pause.why, w.pause.trying, w.pause.said = err, false, false
 	w.pause.next = w.now().Add(retryEvery)
+}
+
+// noRoom tells whether an error of the output's is over when there is room.
+func noRoom(err error) bool {
+	return errors.Is(err, plugin.ErrNoRoom) || errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT)
 }
 
 // satisfied says that there are enough packets or files.

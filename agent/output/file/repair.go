@@ -217,5 +217,14 @@ func repairOpen(fd int, path string) (r repaired, err error) {
 		unix.Close(fd)
 		return r, err
 	}
-	return repair(fd, path)
+	dup, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 3)
+	if err != nil {
+		unix.Close(fd)
+		return r, err
+	}
+	defer unix.Close(dup)
+	if r, err = repair(fd, path); err == nil && markOf(dup) == markOpen {
+		err = setMark(dup, markDone) // the next start is not to do so again
+	}
+	return r, err
 }

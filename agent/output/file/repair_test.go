@@ -159,7 +159,7 @@ func TestRepairCommand(t *testing.T) {
 	for name, content := range map[string][]byte{
 		"whole": text, "torn": text[:len(text)-1], "torn.gz": append(frameOf(t, compressGzip, text), 0x1f, 0x8b, 8), "empty": nil,
 	} {
-		if err := errors.Join(os.WriteFile(name, content, 0o640), os.Chtimes(name, when, when)); err != nil {
+		if err := errors.Join(os.WriteFile(name, content, 0o640), os.Chtimes(name, when, when), unix.Setxattr(name, markName, []byte(markOpen), 0)); err != nil {
 			t.Fatal(err)
 		}
 		first, err := runRepair(t, name)
@@ -176,6 +176,10 @@ func TestRepairCommand(t *testing.T) {
 		second, err := runRepair(t, name)
 		if err != nil || !strings.Contains(second, "whole, with") {
 			t.Errorf("the second time: %q, %v", second, err)
+		}
+		mark := make([]byte, 8)
+		if n, err := unix.Getxattr(name, markName, mark); err != nil || string(mark[:n]) != markDone {
+			t.Errorf("%s is marked %q (%v)", name, mark, err)
 		}
 		st, err := os.Stat(name)
 		if err != nil || !st.ModTime().Equal(when) || st.Mode() != 0o640 {

@@ -134,6 +134,17 @@ func (r *room) keepFree(d *directory, open id, n int64) error {
 	if err != nil {
 		return err
 	}
+	scarce := fmt.Errorf("%w: the file system of %s would have less free than the %d bytes of --min-free", plugin.ErrNoRoom, d.path, r.minFree)
+	all := int64(0)
+	for _, e := range own {
+		if e.id != open {
+			all += e.size
+		}
+	}
+	if all < missing { // others have filled it: the captures would go in vain
+		r.tight = true
+		return scarce
+	}
 	// What somebody still reads is not free when it is removed: not all are to go for that.
 	for _, e := range own {
 		if e.id == open || !r.removed(d, e, false) {
@@ -147,7 +158,7 @@ func (r *room) keepFree(d *directory, open id, n int64) error {
 		return err
 	}
 	r.tight = true
-	return fmt.Errorf("%w: the file system of %s would have less free than the %d bytes of --min-free", plugin.ErrNoRoom, d.path, r.minFree)
+	return scarce
 }
 
 // dropAny removes one older file where the disk is full, and returns false if there is none.

@@ -216,6 +216,19 @@ func TestMinFreeWithReaders(t *testing.T) {
 	}
 }
 
+// Where others have filled the disk so far that removing all of ours would not do, none goes.
+func TestMinFreeInVain(t *testing.T) {
+	disk := smallDisk(t, "8m")
+	marked(t, filepath.Join(disk, "old"), markDone, 1<<20, 1)
+	marked(t, filepath.Join(disk, "foreign"), "", 5<<20, 0)
+	if _, err := (&opener{write: filepath.Join(disk, "x"), room: &room{minFree: 4 << 20}}).Next("any"); !errors.Is(err, plugin.ErrNoRoom) {
+		t.Errorf("2 MiB are free: %v", err)
+	}
+	if diff := cmp.Diff([]string{"foreign", "old"}, listed(t, disk)); diff != "" {
+		t.Errorf("files (-want +got):\n%s", diff)
+	}
+}
+
 // On a full disk older files of ours go, where a flag says so, and no packet is lost.
 func TestFullDiskRemovesOlderFiles(t *testing.T) {
 	for _, c := range []struct {
