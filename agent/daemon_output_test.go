@@ -70,12 +70,14 @@ func TestDaemonStuck(t *testing.T) {
 	var s status
 	b.json(t, &s, "status")
 	b.pid = s.Pid
+	captured := uint64(0)
 	for end := time.Now().Add(nettest.Patience); s.Paused == "" && time.Now().Before(end); b.json(t, &s, "status") {
+		captured = s.Captured
 		for range 20 {
 			far.Must(t, func() error { return nettest.Send("veth0", markers(1400)...) })
 		}
 	}
-	if s.Paused != errStuck.Error() {
+	if s.Paused != errStuck.Error() || s.Captured != captured || s.File != fifo {
 		t.Errorf("%+v", s)
 	}
 	first := nettest.Start(t, near.Command("agent", "stop", "--socket", b.file("sock")), "")

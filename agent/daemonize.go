@@ -64,6 +64,7 @@ type unattended struct {
 	since   time.Time
 	expr    func() string // what is captured at present; nil where no source tells
 	phase   atomic.Int32
+	last    atomic.Pointer[capture.Progress]
 	asking  chan struct{}  // has an element while the output is asked for something
 	stops   chan os.Signal // signals that end the capture, and requests that do
 	closers []func() error // in the order in which they came

@@ -136,11 +136,18 @@ func (u *unattended) ask(f func()) error {
 	}
 }
 
+// progress is what has become of the capture so far; with errStuck, until it was asked the last time.
 func (u *unattended) progress() (capture.Progress, error) {
 	var p capture.Progress
 	var err error
 	if stuck := u.ask(func() { p, err = u.control.Progress() }); stuck != nil {
+		if last := u.last.Load(); last != nil {
+			return *last, stuck
+		}
 		return capture.Progress{}, stuck
+	}
+	if err == nil {
+		u.last.Store(&p)
 	}
 	return p, err
 }

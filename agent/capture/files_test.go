@@ -181,7 +181,7 @@ func TestRotation(t *testing.T) {
 			w = startWriting(t, &c.files, func(wr *writer) {
 				// The source counts a packet when it sends it: what is counted here is what was handed to the writer.
 				wr.counts = func() []pcapng.Statistics {
-					return []pcapng.Statistics{{Interface: 2, Received: 2 * wr.packets}, {Interface: 4, Received: 7, Accepted: 3, Dropped: 1}}
+					return []pcapng.Statistics{{Interface: 2, Received: 2 * wr.packets}, {Interface: 4, Received: 7, Accepted: 3, Dropped: 1, Comment: "unattributed=2 kept"}}
 				}
 			})
 			const n = 10_000
@@ -203,6 +203,9 @@ func TestRotation(t *testing.T) {
 					for _, p := range f.Packets {
 						if p.Interface == number {
 							n++
+						}
+						if p.Comment != "" {
+							t.Fatalf("file %d: a packet has the comment %q of the counters", i, p.Comment)
 						}
 					}
 					want := []uint64{2 * uint64(len(f.Packets)), 0, uint64(n)}

@@ -74,7 +74,7 @@ func (w *writer) turn() {
 	for _, s := range w.counts() {
 		total := s
 		s.Time, s.Start, s.End = now, now, now
-		w.writeStatistics(&s)
+		w.writeCounters(&s) // its comment is about no packet
 		w.before[s.Interface] = total
 	}
 	w.flush()
@@ -111,12 +111,17 @@ func (w *writer) working() bool {
 	return w.err == nil && w.file != nil && (w.pause.why == nil || w.pause.trying)
 }
 
-// writeStatistics writes what was counted of an interface since its file began, and keeps the comment for the next packet.
+// writeStatistics is writeCounters, and keeps the comment for the next packet.
 func (w *writer) writeStatistics(s *pcapng.Statistics) {
 	if s.Comment != "" {
 		notes := append(w.notes[s.Interface], note{s.Time, s.Comment})
 		w.notes[s.Interface] = notes[max(0, len(notes)-mostNotes):]
 	}
+	w.writeCounters(s)
+}
+
+// writeCounters writes what was counted of an interface since its file began.
+func (w *writer) writeCounters(s *pcapng.Statistics) {
 	if !w.working() {
 		return
 	}
