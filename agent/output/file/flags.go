@@ -148,14 +148,15 @@ func (o *opener) dumpcaps(c *cli.Context) error {
 				return err
 			}
 		}
-		if !o.rotates() {
-			return plugin.Usagef("-b says how many files are kept, but not when one is full: add filesize, duration, packets or interval")
-		}
 	}
+	several := len(ring) > 0 || o.rotates()
 	for _, text := range c.StringSlice("autostop") {
-		if err := o.stopCondition(text); err != nil {
+		if err := o.stopCondition(text, several); err != nil {
 			return err
 		}
+	}
+	if len(ring) > 0 && !o.rotates() {
+		return plugin.Usagef("-b says how many files are kept, but not when one is full: add filesize, duration, packets or interval")
 	}
 	if o.last > 0 && !o.rotates() {
 		return plugin.Usagef("-a files:%d is how many files there are, so it needs -b, -C or -G", o.last)
@@ -188,8 +189,8 @@ func (o *opener) ringCondition(text string) (err error) {
 	return err
 }
 
-// stopCondition reads one of -a.
-func (o *opener) stopCondition(text string) (err error) {
+// stopCondition reads one of -a. Of several files, filesize ends each and not the capture, also where -b has only files.
+func (o *opener) stopCondition(text string, several bool) (err error) {
 	name, value, _ := strings.Cut(text, ":")
 	what := "-a " + name
 	n := 0
@@ -197,7 +198,6 @@ func (o *opener) stopCondition(text string) (err error) {
 	case "duration":
 		o.duration, err = seconds(what, value)
 	case "filesize":
-		several := o.rotates()
 		n, err = count(what, value)
 		o.size, o.single = int64(n)*1000, !several
 	case "packets":

@@ -60,6 +60,7 @@ func TestRotationFlags(t *testing.T) {
 		{"-b packets:3", asked{Packets: 3, Rotates: true}},
 		{"-w x -a filesize:3", asked{Size: 3000, Single: true}},
 		{"-w x -b duration:9 -a filesize:3", asked{Size: 3000, Span: 9 * time.Second, Dumpcap: true, Rotates: true}},
+		{"-w x -b files:2 -a filesize:3", asked{Size: 3000, Ring: 2, Dumpcap: true, Rotates: true}},
 		{"-w x -a duration:9,packets:7", asked{Whole: 9 * time.Second, Most: 7}},
 		{"-w x --disk-quota 2m --min-free 100", asked{Quota: 2 << 20, Free: 1e8}},
 		{"--file-mode 640 -Z shell", asked{Mode: 0o640, Owner: 2000}},
