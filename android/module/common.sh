@@ -20,7 +20,8 @@ SOCKET=$RUN/agent.sock
 say() {
     size=$(wc -c 2>/dev/null <"$LOG") || size=0
     [ "${size:-0}" -lt 65536 ] || mv -f "$LOG" "$LOG.1"
-    echo "$(date '+%Y-%m-%d %H:%M:%S') $*" >>"$LOG"
+    # Android's own sh, in which su runs action.sh, would take a backslash of echo's for more than one.
+    printf '%s %s\n' "$(date '+%Y-%m-%d %H:%M:%S')" "$*" >>"$LOG"
 } 2>/dev/null
 
 # ours -f|-d PATH: whether PATH is a file or a directory of root's, no link, that

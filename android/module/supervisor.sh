@@ -54,11 +54,14 @@ leave_cgroups() {
 # claim: become the one supervisor; fails where there is one. A link appears with
 # its content, or not at all.
 claim() {
-    identity $$ >"$OWN.new"
+    # Not under one name: of two that begin at once each would link what the other wrote.
+    identity $$ >"$OWN.$$"
     # What a killed one, or the last boot, has left is no supervisor.
     [ -n "$(supervisor)" ] || rm -f "$OWN"
-    ln "$OWN.new" "$OWN" || return 1
-    rm -f "$OWN.new"
+    ln "$OWN.$$" "$OWN"
+    claimed=$?
+    rm -f "$OWN.$$"
+    return "$claimed"
 } 2>/dev/null
 
 # seconds: since boot, sleep included; no clock that can be set.
