@@ -18,8 +18,10 @@ umask 022 # KernelSU's scripts begin with another one than Magisk's
 
 stopping=
 child=
-# on_term: what is waited for ends, now or as soon as its pid is known.
+# on_term: what is waited for ends, now or as soon as its pid is known. Only once: by
+# a second signal the agent gives up what it has not written yet.
 on_term() {
+    [ -z "$stopping" ] || return 0
     stopping=1
     [ -z "$child" ] || kill "$child"
 }

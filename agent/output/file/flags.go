@@ -34,7 +34,7 @@ func flags() []cli.Flag {
 			Usage: "without -w, make the file in `DIR`, which is made if need be (default: on a phone " +
 				"/data/local/tmp/droidtap, elsewhere the working directory)",
 		},
-		text("C", "", "begin another file when one has `SIZE`: FILE, FILE1, FILE2 and so on; a number is one of millions of bytes, 10k, 10m and 10g are KiB, MiB and GiB"),
+		text("C", "", "begin another file when one has `SIZE`, before it is compressed: FILE, FILE1, FILE2 and so on; a number is one of millions of bytes, 10k, 10m and 10g are KiB, MiB and GiB"),
 		text("G", "", "begin another file every `SECONDS`, counted from its first packet, sleep included; FILE has the time as strftime(3) writes it (%Y%m%d-%H%M%S), and -C numbers files of the same time"),
 		text("W", "", "with -C, use `N` names again and again; with -G alone, end after that many files; without -w, keep the newest N of this capture"),
 		text("z", "", "run `COMMAND` FILE by the shell for each file that is closed, as root; it is not waited for"),
@@ -49,7 +49,7 @@ func flags() []cli.Flag {
 		text("disk-quota", "", "remove the oldest captures in the directory, of any run, where all would have more than `SIZE` (as -C has it); where that does not do, a capture in one file ends and others wait"),
 		text("min-free", "", "the same where less than `SIZE` of the file system would be free"),
 		text("file-mode", "", "give new files the permissions `OCTAL` (default 0600)"),
-		text("relinquish-privileges", "Z", "give new files to `USER` shell, root or a uid (default: the owner of their directory)"),
+		text("relinquish-privileges", "Z", "give new files to `USER` shell, system, root or a uid (default: the owner of their directory)"),
 		text("compress", "", "compress by `zstd|gzip|none` (default: as the name ends, .zst or .gz), so that the file can be read while it grows"),
 	}
 }
