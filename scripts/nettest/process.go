@@ -6,8 +6,10 @@ import (
 	"bufio"
 	"os"
 	"os/exec"
+	"os/signal"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -28,6 +30,7 @@ type Process struct {
 // Start starts cmd, whose standard error it reads, and waits until ready stands there. With "" it does not wait.
 func Start(t testing.TB, cmd *exec.Cmd, ready string) *Process {
 	t.Helper()
+	hangUps()
 	p := &Process{cmd: cmd, ended: make(chan struct{}), grown: make(chan struct{})}
 	pipe, err := cmd.StderrPipe()
 	if err != nil {
@@ -57,6 +60,13 @@ func Start(t testing.TB, cmd *exec.Cmd, ready string) *Process {
 	}
 	return p
 }
+
+// hangUps has commands end by SIGHUP where the tests do not, under nohup: what is ignored is inherited, and what is caught is not.
+var hangUps = sync.OnceFunc(func() {
+	if signal.Ignored(syscall.SIGHUP) {
+		signal.Notify(make(chan os.Signal, 1), syscall.SIGHUP)
+	}
+})
 
 func (p *Process) add(line string) {
 	p.mu.Lock()
