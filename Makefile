@@ -136,7 +136,7 @@ bench-idle: agent-host ## wake-ups, processor time and writes of captures that c
 bench-flap: agent-host ## how soon it is back where clsact or the interface was deleted (root)
 	@scripts/bench/flap.sh build/host/agent
 bench-powercut: agent ## what 200 power cuts of the emulated phone cost captures
-	@DROIDTAP_AGENT=$(CURDIR)/build/arm64/agent DROIDTAP_POWERCUTS=200 $(GO) test -count=1 -v -timeout 15m -run '^TestPowerCuts$$' ./scripts/lab
+	@DROIDTAP_AGENT=$(CURDIR)/build/arm64/agent DROIDTAP_POWERCUTS=200 $(GO) test -count=1 -tags bench -v -timeout 15m -run '^TestPowerCuts$$' ./scripts/lab
 bench-crash: ## 200 captures killed while they write, 1,000 rotations, floods: what is lost, beside tcpdump (root)
 	@$(call cgo,host); DROIDTAP_KILLS=200 DROIDTAP_ROTATIONS=1000 DROIDTAP_FLOOD=2000000 \
 		$(GO) test -count=1 -timeout 20m -tags $(TAGS) -run '^(TestCrash|TestRotation|TestRotationFlood)$$' -v ./agent

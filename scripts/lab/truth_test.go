@@ -122,7 +122,7 @@ func (p *phone) work(t *testing.T) (pids map[string]int, agents []*process) {
 	t.Helper()
 	const rounds = 9
 	// Emulated, with so many captures at once, all agents are late: ports change hands slowly.
-	work := p.start(t, "shell", fmt.Sprintf("su -c '/lab/phone workload run -lab -far peer -behind behind -cgroups /sys/fs/cgroup -pause 400ms -rounds %d'", rounds))
+	work := p.start(t, "shell", fmt.Sprintf("su -c '/lab/phone workload run -lab -far peer -behind behind -cgroups /sys/fs/cgroup -pause 1s -rounds %d'", rounds))
 	work.until(t, regexp.MustCompile(`^workload: prepared$`))
 	pids, err := verdict.Pids(strings.Join(work.seen, "\n"))
 	if err != nil {
