@@ -109,7 +109,7 @@ func Run(ctx context.Context, abort <-chan struct{}, cfg Config) (sum Summary, e
 	c := &capture{Config: cfg, start: time.Now(), failure: make(chan error, 1), abort: abort}
 	rotator, _ := cfg.Output.(plugin.Rotator)
 	c.writer = newWriter(newFiles(func() (plugin.File, error) { return cfg.Output.Next(cfg.Label) }, rotator, cfg.Log), cfg.Most, cfg.Unbuffered)
-	c.writer.counts, c.writer.persist = c.soFar, cfg.Persist
+	c.writer.counts, c.writer.persist = c.interfaces, cfg.Persist
 	if cfg.Classic {
 		c.writer.format = func(out io.Writer, _ pcapng.Section) *pcapng.Writer { return pcapng.NewClassic(out, c.mixed()) }
 	}

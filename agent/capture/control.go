@@ -138,13 +138,7 @@ func (ctl *Control) Progress() (p Progress, err error) {
 	if ctl.c != c || err != nil {
 		return p, ErrNotRunning
 	}
-	for _, r := range c.running {
-		if counter, ok := r.Source.(plugin.Counter); ok {
-			counts, failed := counter.Counts(r.coll)
-			err = errors.Join(err, failed)
-			p.Counts.Add(counts)
-		}
-	}
+	p.Counts, err = c.soFar()
 	p.Received -= min(p.Refused, p.Received)
 	return p, err
 }

@@ -55,14 +55,20 @@ func (c *capture) countsOf(r *running) (plugin.Counts, error) {
 	return counts, nil
 }
 
-// soFar returns what was counted of each interface until now. What cannot be read is told at the end.
-func (c *capture) soFar() []pcapng.Statistics {
-	var all []pcapng.Statistics
+// soFar adds up what was counted until now, without the correction of countsOf. What can be read is valid with an error, too.
+func (c *capture) soFar() (all plugin.Counts, err error) {
 	for _, r := range c.running {
 		if counter, ok := r.Source.(plugin.Counter); ok {
-			counts, _ := counter.Counts(r.coll)
-			all = append(all, counts.Interfaces...)
+			counts, failed := counter.Counts(r.coll)
+			err = errors.Join(err, failed)
+			all.Add(counts)
 		}
 	}
-	return all
+	return all, err
+}
+
+// interfaces returns what was counted of each interface until now. What cannot be read is told at the end.
+func (c *capture) interfaces() []pcapng.Statistics {
+	counts, _ := c.soFar()
+	return counts.Interfaces
 }
