@@ -107,6 +107,7 @@ func (w *writer) run(head pcapng.Section) error {
 	defer w.syncer.end()
 	var due <-chan time.Time // of the blocks in the buffer; nil: there is none
 	for {
+		w.written.Store(w.out.Packets())
 		select {
 		case b, open := <-w.in:
 			if open && len(b.blocks) == 0 {
@@ -122,14 +123,15 @@ func (w *writer) run(head pcapng.Section) error {
 		case <-w.more:
 			w.writeAside()
 		case f := <-w.asked:
-			f()
+			f() // leaves nothing to be flushed: a question has nothing written or synced
+			continue
 		case <-w.over:
 			w.over = nil
 			w.fits()
+			continue
 		case <-due:
 			w.flush()
 			due = nil
-			w.written.Store(w.out.Packets())
 			continue
 		}
 		switch {
@@ -138,7 +140,6 @@ func (w *writer) run(head pcapng.Section) error {
 		case due == nil:
 			due = w.after(flushEvery)
 		}
-		w.written.Store(w.out.Packets())
 	}
 }
 

@@ -51,6 +51,7 @@ func TestWriterFlushes(t *testing.T) {
 		if n := <-out; n == 0 {
 			t.Error("nothing is written")
 		}
+		w.do(func() {})
 	}
 	close(w.in)
 	<-ended
