@@ -3,6 +3,7 @@
 package lab
 
 import (
+	"cmp"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -42,11 +43,8 @@ func TestPhone(t *testing.T) {
 	if _, err := os.Stat(binary); err != nil {
 		t.Fatal(err)
 	}
-	suites := os.Getenv("DROIDTAP_LAB_SUITES")
-	if suites == "" {
-		suites = "bookworm,bullseye,trixie,trixie-backports"
-	}
-	for suite := range strings.SplitSeq(suites, ",") {
+	suites := strings.Split(cmp.Or(os.Getenv("DROIDTAP_LAB_SUITES"), "bookworm,bullseye,trixie,trixie-backports"), ",")
+	for _, suite := range suites {
 		t.Run(suite, func(t *testing.T) {
 			t.Parallel()
 			p := boot(t, suite)
@@ -82,7 +80,7 @@ func TestPhone(t *testing.T) {
 		})
 	}
 	for _, on := range []lab{{"bullseye", "ext4", "magisk", randomLoss}, {"trixie", "f2fs", "kernelsu", allLost}} {
-		if slices.Contains(strings.Split(suites, ","), on.suite) {
+		if slices.Contains(suites, on.suite) {
 			t.Run(on.suite+" by "+on.manager, func(t *testing.T) {
 				t.Parallel()
 				testModule(t, on, binary)

@@ -8,7 +8,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -223,32 +222,30 @@ func (m *module) pullAll(t *testing.T) string {
 func (m *module) oneApp(t *testing.T) {
 	t.Helper()
 	n := [2]int{3, 4} // what is sent tells who sent it
-	port := fmt.Sprintf("%s:53", peer)
 	for i, uid := range []int{10123, 10124} {
-		m.shell(t, m.as(uid, fmt.Sprintf("/lab/phone udp -n %d %s", n[i], port)))
+		m.shell(t, m.as(uid, fmt.Sprintf("/lab/phone udp -n %d %s:53", n[i], peer)))
 	}
 	m.root(t, moduleDir+"/agent flush")
 	seen := map[string]int{}
 	files, err := filepath.Glob(m.pullAll(t) + "/*")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("files: %q, %v", files, err)
+	}
+	f, err := nettest.Read(files[len(files)-1])
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, file := range files[len(files)-1:] {
-		f, err := nettest.Read(file)
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, p := range f.Packets {
-			if i := strings.Index(p.Data, "datagram "); i >= 0 {
-				seen[p.Data[i:]]++
-			}
+	for _, p := range f.Packets {
+		if i := strings.Index(p.Data, "datagram "); i >= 0 {
+			seen[p.Data[i:]]++
 		}
 	}
 	for i := range n[0] {
-		if text := fmt.Sprintf("datagram %d of %d", i+1, n[0]); seen[text] != 2 { // and the answer
+		text := fmt.Sprintf("datagram %d of %d", i+1, n[0])
+		if seen[text] != 2 { // and the answer
 			t.Errorf("%q is in the last file %d times, want 2", text, seen[text])
 		}
-		delete(seen, fmt.Sprintf("datagram %d of %d", i+1, n[0]))
+		delete(seen, text)
 	}
 	if len(seen) != 0 {
 		t.Errorf("captured of another app: %v", seen)
@@ -274,7 +271,7 @@ func testModuleOn(t *testing.T, m *module) {
 	const to = "/data/local/tmp/agent.args"
 	m.push(t, args, to)
 	m.root(t, "cat "+to+" >"+argsFile+" && rm "+to)
-	if out := m.says(t, "/lab/module action droidtap"); !regexp.MustCompile(`droidtap is on`).MatchString(out) {
+	if out := m.says(t, "/lab/module action droidtap"); !strings.Contains(out, "droidtap is on") {
 		t.Fatal("it is not on")
 	}
 	m.captures(t)
