@@ -129,7 +129,6 @@ func (m *module) reboots(t *testing.T) {
 	t.Helper()
 	t.Log("the phone reboots")
 	m.do(t, "reboot")
-	m.root(t, "chmod 666 /dev/vda2") // apps write marks
 }
 
 // agents are the processes of agents.
@@ -285,7 +284,6 @@ func testModuleCut(t *testing.T, m *module) {
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("the power goes: %v (seed %d)", m.loss, seed)
 	m.cut(t, m.loss, rand.New(rand.NewPCG(seed, 0)))
-	m.root(t, "chmod 666 /dev/vda2")
 	m.captures(t)
 	m.says(t, "cat /data/adb/droidtap/run/*.log")
 	m.sameArgs(t)

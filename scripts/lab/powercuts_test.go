@@ -35,7 +35,6 @@ func TestPowerCuts(t *testing.T) {
 		a.until(t, readyLine)
 		c.folders = append(c.folders, folder)
 	}
-	p.shell(t, "su -c 'chmod 666 /dev/vda2'")
 	p.shell(t, streamLine(12_000, 1))
 	c.log = p.readLog(t, thisBoot)
 	p.root(t, "pkill -INT -x agent")
