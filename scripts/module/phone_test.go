@@ -224,3 +224,11 @@ func (p *phone) ended(process *os.File) {
 		p.t.Fatalf("the supervisor has not ended: %v\nlog:\n%s", err, p.log())
 	}
 }
+
+// killSupervisor has the supervisor die without a word.
+func (p *phone) killSupervisor() {
+	p.t.Helper()
+	s := p.supervisor()
+	p.must(unix.PidfdSendSignal(int(s.Fd()), unix.SIGKILL, nil, 0))
+	p.ended(s)
+}

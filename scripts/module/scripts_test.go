@@ -108,12 +108,18 @@ func TestActionTurnsOnAndOff(t *testing.T) {
 	p.hear("ended by SIGTERM")
 }
 
-func TestBootIsWaitedFor(t *testing.T) {
-	p := installed(t)
+// boots begins a boot with the module on, up to where the service waits for its end.
+func (p *phone) boots() {
+	p.t.Helper()
 	p.write("test/props/sys.boot_completed", "")
 	p.write(state+"enabled", "")
 	p.run("/test/boot.sh")
 	p.hear(unset)
+}
+
+func TestBootIsWaitedFor(t *testing.T) {
+	p := installed(t)
+	p.boots()
 	p.hear("resetprop waits")
 	p.write("test/props/sys.boot_completed", "1\n")
 	p.send(p.boot, "")
@@ -123,10 +129,7 @@ func TestBootIsWaitedFor(t *testing.T) {
 func TestBootIsLookedForWithoutResetprop(t *testing.T) {
 	p := installed(t)
 	p.must(os.Remove(p.path("system/bin/resetprop")))
-	p.write("test/props/sys.boot_completed", "")
-	p.write(state+"enabled", "")
-	p.run("/test/boot.sh")
-	p.hear(unset)
+	p.boots()
 	p.hear(unset) // once more, after resetprop would have waited
 	p.write("test/props/sys.boot_completed", "1\n")
 	line := p.line()
@@ -140,10 +143,7 @@ func TestBootIsLookedForWithoutResetprop(t *testing.T) {
 
 func TestTurnedOffBeforeTheBootIsCompleted(t *testing.T) {
 	p := installed(t)
-	p.write("test/props/sys.boot_completed", "")
-	p.write(state+"enabled", "")
-	p.run("/test/boot.sh")
-	p.hear(unset)
+	p.boots()
 	p.hear("resetprop waits")
 	s := p.supervisor()
 	p.contains(p.run(folder+"action.sh"), "droidtap is off")
@@ -267,17 +267,11 @@ func TestOneSupervisor(t *testing.T) {
 		t.Errorf("%q has made way for %q", first, again)
 	}
 	// What a killed supervisor, or the last boot, leaves does not keep the next from beginning.
-	s := p.supervisor()
-	pid, _, _ := strings.Cut(first, " ")
-	p.run("-c", "kill -9 "+pid)
-	p.ended(s)
+	p.killSupervisor()
 	p.run(folder + "service.sh")
 	p.hear(begins)
 	// Nor does another process that has its number by now.
-	s = p.supervisor()
-	pid, _, _ = strings.Cut(p.read(state+"run/service.pid"), " ")
-	p.run("-c", "kill -9 "+pid)
-	p.ended(s)
+	p.killSupervisor()
 	p.write(state+"run/service.pid", "1 "+strings.SplitN(first, " ", 2)[1])
 	p.run(folder + "service.sh")
 	p.hear(begins)
@@ -291,15 +285,13 @@ func TestUninstallLeavesTheCaptures(t *testing.T) {
 			p.write("/data/local/tmp/droidtap/any.pcapng", "packets")
 			p.run(folder + "action.sh")
 			p.hear(begins)
-			s := p.supervisor()
 			if atOnce {
+				s := p.supervisor()
 				p.run(folder + "uninstall.sh")
 				p.hear("ended by SIGTERM")
 				p.ended(s)
 			} else { // at the next boot, when nothing runs
-				pid, _, _ := strings.Cut(p.read(state+"run/service.pid"), " ")
-				p.run("-c", "kill -9 "+pid)
-				p.ended(s)
+				p.killSupervisor()
 				p.write(folder+"remove", "")
 				p.run("/test/boot.sh")
 			}
