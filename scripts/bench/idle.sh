@@ -48,10 +48,7 @@ for i in "${!names[@]}"; do
     # shellcheck disable=SC2086  # words
     ip netns exec "$ns" ${commands[i]} -i cap0 -B 4096 -w "$dir/$i"$more port 443 2>"$dir/$i.err" &
     started+=($!) pids[i]=$!
-    until grep -qs -e 'capturing on' -e 'listening on' "$dir/$i.err"; do
-        kill -0 "${pids[i]}" 2>/dev/null || { pids[i]='' && break; }
-        sleep 0.05
-    done
+    grep -q -e 'capturing on' -e 'listening on' < <(tail -n +1 -F --pid="${pids[i]}" "$dir/$i.err" 2>/dev/null) || pids[i]=''
 done
 sleep 3 # what belongs to the start
 
