@@ -99,6 +99,31 @@ func TestFailureAtEveryByte(t *testing.T) {
 	}
 }
 
+// A packet of a whole second has zeros where a block of pcapng would have its length.
+func TestFailureAtAWholeSecond(t *testing.T) {
+	for name, newWriter := range formats {
+		t.Run(name, func(t *testing.T) {
+			out := &truncated{full{room: 10_000, err: syscall.ENOSPC}}
+			w := newWriter(out)
+			if err := errors.Join(w.Write(&Interface{Index: 7, LinkType: Raw}), w.Flush()); err != nil {
+				t.Fatal(err)
+			}
+			size := w.Size()
+			packet := &Packet{Interface: 7, Time: 1795356192e9, Data: udp}
+			if err := errors.Join(w.Write(packet), w.Write(packet)); err != nil {
+				t.Fatal(err)
+			}
+			each := (w.Size() - size) / 2
+			out.room = int(size + each + 20)
+			err := w.Flush()
+			if !errors.Is(err, syscall.ENOSPC) || int64(out.Len()) != size+each || w.Packets() != 1 {
+				t.Fatalf("%d bytes, %d packets, %v; want %d bytes", out.Len(), w.Packets(), err, size+each)
+			}
+			checkStopped(t, w, &out.full, err)
+		})
+	}
+}
+
 // checkStopped checks that w repeats its error and leaves the output alone.
 func checkStopped(t *testing.T, w *Writer, out *full, first error) {
 	t.Helper()

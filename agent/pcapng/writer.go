@@ -236,9 +236,12 @@ func (w *Writer) identify(b *Interface) {
 
 // fail records that only n bytes of the buffer got out, and cuts the output back to its last whole block.
 func (w *Writer) fail(n int, err error) {
-	whole, packets, interfaces := wholeBlocks(w.buf[:n])
+	var whole, interfaces int
+	var packets uint64
 	if w.classic != nil {
 		whole, packets = wholeRecords(w.buf[:n], w.written == 0)
+	} else {
+		whole, packets, interfaces = wholeBlocks(w.buf[:n])
 	}
 	w.written += int64(whole)
 	w.packets += packets
