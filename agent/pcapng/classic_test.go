@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -75,17 +76,7 @@ func tshark(t *testing.T, name string, newWriter func(io.Writer) *Writer, blocks
 	t.Helper()
 	dir := t.TempDir()
 	file := filepath.Join(dir, name)
-	var out bytes.Buffer
-	w := newWriter(&out)
-	for _, b := range blocks {
-		if err := w.Write(b); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := w.Flush(); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(file, out.Bytes(), 0o600); err != nil {
+	if err := os.WriteFile(file, fileOf(t, newWriter, blocks), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	return run(t, dir, "tshark -n -r "+file+" -T fields -E separator=| -e "+strings.Join(strings.Fields(fields), " -e "))
@@ -136,23 +127,15 @@ func TestCooked(t *testing.T) {
 	blocks := append([]Block{wlan0, lo, rmnet0, tun0}, traffic(wlan0, rmnet0)...)
 	blocks = append(blocks, &Packet{Interface: 1, Data: frame("000000000000", "0800", udp)}, &Packet{Interface: 3, Data: udp}, &Packet{Interface: 2, Data: []byte{0}})
 	got := tshark(t, "a.pcap", formats["pcap"], blocks, "frame.len frame.cap_len sll.pkttype sll.ifindex sll.hatype sll.halen sll.src.eth sll.unused sll.etype sll.ltype frame.protocols")
-	golden := filepath.Join("testdata", "cooked.txt")
-	if *update {
-		if err := os.WriteFile(golden, []byte(got), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(golden)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if diff := cmp.Diff(string(want), got); diff != "" {
-		t.Errorf("%s (-want +got):\n%s", golden, diff)
-	}
+	checkGolden(t, "cooked", got)
 }
 
 // TestTcpdump has tcpdump read what TestClassic and TestCooked have Wireshark read, and print the same of both formats.
 func TestTcpdump(t *testing.T) {
+	blocks := slices.DeleteFunc(append([]Block{wlan0}, traffic(wlan0, nil)...), func(b Block) bool {
+		p, ok := b.(*Packet)
+		return ok && len(p.Data) < 40 // what is cut has lengths of the link layer in its text
+	})
 	for _, mixed := range []bool{false, true} {
 		dir := t.TempDir()
 		text := map[string]string{}
@@ -160,20 +143,7 @@ func TestTcpdump(t *testing.T) {
 			"pcap": func(out io.Writer) *Writer { return NewClassic(out, mixed) }, "pcapng": formats["pcapng"],
 		} {
 			file := filepath.Join(dir, name)
-			var out bytes.Buffer
-			w := newWriter(&out)
-			for _, b := range append([]Block{wlan0}, traffic(wlan0, nil)...) {
-				if p, ok := b.(*Packet); ok && len(p.Data) < 40 {
-					continue // what is cut has lengths of the link layer in its text
-				}
-				if err := w.Write(b); err != nil {
-					t.Fatal(err)
-				}
-			}
-			if err := w.Flush(); err != nil {
-				t.Fatal(err)
-			}
-			if err := os.WriteFile(file, out.Bytes(), 0o644); err != nil {
+			if err := os.WriteFile(file, fileOf(t, newWriter, blocks), 0o644); err != nil {
 				t.Fatal(err)
 			}
 			text[name] = run(t, dir, "tcpdump -n -tt --nano -r "+file)

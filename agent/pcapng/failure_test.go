@@ -44,12 +44,12 @@ var formats = map[string]func(io.Writer) *Writer{
 	"pcap":   func(out io.Writer) *Writer { return NewClassic(out, true) },
 }
 
-// fileOf returns the sample in a format.
-func fileOf(t *testing.T, newWriter func(io.Writer) *Writer) []byte {
+// fileOf returns blocks in a format.
+func fileOf(t *testing.T, newWriter func(io.Writer) *Writer, blocks []Block) []byte {
 	t.Helper()
 	var whole bytes.Buffer
 	w := newWriter(&whole)
-	for _, b := range sample() {
+	for _, b := range blocks {
 		if err := w.Write(b); err != nil {
 			t.Fatal(err)
 		}
@@ -65,7 +65,7 @@ func fileOf(t *testing.T, newWriter func(io.Writer) *Writer) []byte {
 func TestFailureAtEveryByte(t *testing.T) {
 	for name, newWriter := range formats {
 		t.Run(name, func(t *testing.T) {
-			whole := fileOf(t, newWriter)
+			whole := fileOf(t, newWriter, sample())
 			for room := range len(whole) {
 				want, packets, err := Whole(bytes.NewReader(whole[:room]))
 				if err != nil {

@@ -66,7 +66,7 @@ func TestNextHasTheLatest(t *testing.T) {
 func TestResume(t *testing.T) {
 	for name, newWriter := range formats {
 		t.Run(name, func(t *testing.T) {
-			for room := range len(fileOf(t, newWriter)) {
+			for room := range len(fileOf(t, newWriter, sample())) {
 				for _, step := range []bool{false, true} {
 					out := &truncated{full{room: room, err: syscall.ENOSPC}}
 					w := newWriter(out)

@@ -6,9 +6,7 @@
 // Section numbers in comments are those of draft-ietf-opsawg-pcapng.
 package pcapng
 
-import (
-	"errors"
-)
+import "errors"
 
 // LinkType is a LINKTYPE_ value of https://www.tcpdump.org/linktypes.html.
 type LinkType uint16
