@@ -138,7 +138,7 @@ func (d *directory) take(fd int, base, path string) (*regular, error) {
 	if err != nil {
 		return nil, &os.PathError{Op: "overwrite", Path: path, Err: errors.Join(err, r.f.Close())}
 	}
-	r.id = d.entryOf(base, &st).id
+	r.id = entryOf(base, &st).id
 	// What a start finds open and not locked is taken for left.
 	r.marked = locked == nil && setMark(fd, markOpen) == nil
 	return r, nil
@@ -233,11 +233,19 @@ func isDirectory(path string) error {
 	return plugin.Usagef("%s is a directory: name a file in it with -w, or use --output-dir", path)
 }
 
+// reopen opens d for what an O_PATH descriptor cannot do.
+func (d *directory) reopen() (fd int, err error) {
+	if fd, err = openat(d.fd, ".", unix.O_RDONLY|unix.O_DIRECTORY, 0); err != nil {
+		return -1, &os.PathError{Op: "open directory", Path: d.path, Err: err}
+	}
+	return fd, nil
+}
+
 // sync returns when the names in d survive a power cut.
 func (d *directory) sync() error {
-	fd, err := openat(d.fd, ".", unix.O_RDONLY|unix.O_DIRECTORY, 0) // d itself cannot be: it is O_PATH
+	fd, err := d.reopen()
 	if err != nil {
-		return &os.PathError{Op: "open directory", Path: d.path, Err: err}
+		return err
 	}
 	defer unix.Close(fd)
 	if err := unix.Fsync(fd); err != nil && err != unix.EINVAL { // a file system that does not do so

@@ -131,7 +131,7 @@ func (o *opener) own(r *regular) {
 	if !r.marked && !o.unmarked {
 		o.unmarked = true
 		level := slog.LevelInfo
-		if o.room != nil && (o.room.quota > 0 || o.room.minFree > 0) {
+		if o.room.removesAny() {
 			level = slog.LevelWarn
 		}
 		slog.Log(context.Background(), level, "this file system or user has no marks for the agent's own files: those of other runs are neither removed for room nor repaired",
@@ -236,7 +236,7 @@ func (o *opener) replace(dir *directory, base string, t turn) (*regular, error) 
 	if st.Mode&unix.S_IFMT != unix.S_IFREG {
 		return nil, plugin.Usagef("%s is no regular file, and there are to be several files: choose another name with -w", path)
 	}
-	old := dir.entryOf(base, &st)
+	old := entryOf(base, &st)
 	if (o.slices || o.dumpcap) && old.changed > t.now.UnixNano() {
 		stem, extension := splitName(base)
 		r, _, err := dir.createFree(stem, extension, "-", 1, o.making)

@@ -6,7 +6,6 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
-	"maps"
 	"os"
 	"slices"
 
@@ -60,37 +59,33 @@ type entry struct {
 	mark    string
 }
 
-func (d *directory) entryOf(name string, st *unix.Stat_t) entry {
+func entryOf(name string, st *unix.Stat_t) entry {
 	return entry{name: name, id: id{uint64(st.Dev), st.Ino}, size: st.Size, changed: unix.TimespecToNsec(st.Mtim), touched: unix.TimespecToNsec(st.Ctim)}
 }
 
-// own returns the files of d that carry the mark, the oldest first. What it finds out about files is kept in seen, by their
-// names, and those that are there are not opened again: in a directory of thousands that takes a second on a phone.
-func (d *directory) own(seen map[string]entry) ([]entry, error) {
-	fd, err := openat(d.fd, ".", unix.O_RDONLY|unix.O_DIRECTORY, 0)
+// own returns the files of d that carry the mark, the oldest first, and what it has seen of all files, by their names. Those that
+// were seen before are not opened again: in a directory of thousands that takes a second on a phone.
+func (d *directory) own(before map[string]entry) (all []entry, seen map[string]entry, err error) {
+	fd, err := d.reopen()
 	if err != nil {
-		return nil, &os.PathError{Op: "open directory", Path: d.path, Err: err}
+		return nil, nil, err
 	}
 	list := os.NewFile(uintptr(fd), d.path)
 	defer list.Close()
 	names, err := list.Readdirnames(-1)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	var all []entry
-	before := maps.Clone(seen)
-	clear(seen)
+	seen = map[string]entry{}
 	for _, name := range names {
 		e, ok := d.look(name, before)
-		if seen != nil {
-			seen[name] = e
-		}
+		seen[name] = e
 		if ok && e.mark != "" {
 			all = append(all, e)
 		}
 	}
 	sortByAge(all)
-	return all, nil
+	return all, seen, nil
 }
 
 // sortByAge puts the oldest file first.
@@ -106,7 +101,7 @@ func (d *directory) look(name string, before map[string]entry) (e entry, ok bool
 	if unix.Fstatat(d.fd, name, &st, unix.AT_SYMLINK_NOFOLLOW) != nil || st.Mode&unix.S_IFMT != unix.S_IFREG || st.Nlink != 1 {
 		return entry{}, false
 	}
-	e = d.entryOf(name, &st)
+	e = entryOf(name, &st)
 	if old, known := before[name]; known && old.id == e.id && (old.mark != "" || old.touched == e.touched) {
 		e.mark = old.mark // a file that was not ours has another time of change if it is by now
 		return e, true
@@ -142,7 +137,7 @@ func (d *directory) openOwn(name string, flags int) (int, entry, error) {
 		unix.Close(fd)
 		return -1, entry{}, errNotOwn
 	}
-	e := d.entryOf(name, &st)
+	e := entryOf(name, &st)
 	if e.mark = markOf(fd); e.mark == "" {
 		unix.Close(fd)
 		return -1, entry{}, errNotOwn
@@ -190,7 +185,7 @@ func (d *directory) unlink(e entry, later bool) error {
 	if err := unix.Fstatat(d.fd, e.name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
 		return err
 	}
-	if d.entryOf(e.name, &st).id != e.id {
+	if entryOf(e.name, &st).id != e.id {
 		return errNotOwn
 	}
 	return unix.Unlinkat(d.fd, e.name, 0)

@@ -113,7 +113,7 @@ func wholeFile(f io.ReaderAt, size int64) (int64, uint64, error) {
 
 // repairLeft repairs the own files that an earlier capture left without closing them.
 func repairLeft(d *directory) {
-	own, err := d.own(nil)
+	own, _, err := d.own(nil)
 	if err != nil {
 		slog.Warn("what an earlier capture may have left torn is not repaired", "directory", d.path, "because", err)
 		return

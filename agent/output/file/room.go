@@ -30,8 +30,8 @@ type room struct {
 // lookEvery is how many bytes are written between two looks at the free space.
 const lookEvery = 1 << 20
 
-// removes tells whether older files go where there is no room.
-func (r *room) removes() bool { return r != nil && (r.quota > 0 || r.minFree > 0 || r.ring > 0) }
+// removesAny tells whether own files of any run go where there is no room.
+func (r *room) removesAny() bool { return r != nil && (r.quota > 0 || r.minFree > 0) }
 
 // begin makes room for a file that is to be opened in d.
 func (r *room) begin(d *directory) error {
@@ -65,13 +65,11 @@ func (r *room) admit(d *directory, open id, size, n int64) error {
 
 // own returns the own files in d, the oldest first. Those of this capture are known by their inodes, also without marks.
 func (r *room) own(d *directory) ([]entry, error) {
-	if r.seen == nil {
-		r.seen = map[string]entry{}
-	}
-	own, err := d.own(r.seen)
+	own, seen, err := d.own(r.seen)
 	if err != nil {
 		return nil, err
 	}
+	r.seen = seen
 	r.files = slices.DeleteFunc(r.files, func(e entry) bool { return r.seen[e.name].id != e.id })
 	for _, e := range r.files {
 		if now := r.seen[e.name]; now.mark == "" {
@@ -82,32 +80,43 @@ func (r *room) own(d *directory) ([]entry, error) {
 	return own, nil
 }
 
+// sizeBeside returns how many bytes files have besides the one that is open.
+func sizeBeside(files []entry, open id) (size int64) {
+	for _, e := range files {
+		if e.id != open {
+			size += e.size
+		}
+	}
+	return size
+}
+
 // keepQuota removes own files until a file of size bytes fits.
 func (r *room) keepQuota(d *directory, open id, size int64) error {
+	if r.quota == 0 {
+		return nil
+	}
 	isOpen := open != id{}
-	if r.quota == 0 || isOpen && r.others+size <= r.quota {
+	fits := func() bool {
+		all := r.others + size
+		return all < r.quota || isOpen && all == r.quota // a file that has no byte yet needs some
+	}
+	if isOpen && fits() {
 		return nil
 	}
 	own, err := r.own(d)
 	if err != nil {
 		return err
 	}
-	r.others = 0
+	r.others = sizeBeside(own, open)
 	for _, e := range own {
-		if e.id != open {
-			r.others += e.size
-		}
-	}
-	for _, e := range own {
-		// A file that has no byte yet needs some.
-		if r.others+size < r.quota || isOpen && r.others+size == r.quota {
-			return nil
+		if fits() {
+			break
 		}
 		if e.id != open && r.removed(d, e, true) {
 			r.others -= e.size
 		}
 	}
-	if r.others+size < r.quota || isOpen && r.others+size == r.quota {
+	if fits() {
 		return nil
 	}
 	return fmt.Errorf("%w: the captures in %s would have more than the %d bytes of --disk-quota", plugin.ErrNoRoom, d.path, r.quota)
@@ -135,13 +144,7 @@ func (r *room) keepFree(d *directory, open id, n int64) error {
 		return err
 	}
 	scarce := fmt.Errorf("%w: the file system of %s would have less free than the %d bytes of --min-free", plugin.ErrNoRoom, d.path, r.minFree)
-	all := int64(0)
-	for _, e := range own {
-		if e.id != open {
-			all += e.size
-		}
-	}
-	if all < missing { // others have filled it: the captures would go in vain
+	if sizeBeside(own, open) < missing { // others have filled it: the captures would go in vain
 		r.tight = true
 		return scarce
 	}
@@ -163,14 +166,11 @@ func (r *room) keepFree(d *directory, open id, n int64) error {
 
 // dropAny removes one older file where the disk is full, and returns false if there is none.
 func (r *room) dropAny(d *directory, open id) bool {
-	if !r.removes() {
-		return false
-	}
-	if r.ring > 0 && len(r.files) > 1 {
+	if r != nil && r.ring > 0 && len(r.files) > 1 {
 		r.dropOldest(d, false)
 		return true
 	}
-	if r.quota == 0 && r.minFree == 0 {
+	if !r.removesAny() {
 		return false
 	}
 	own, err := r.own(d)

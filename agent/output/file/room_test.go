@@ -380,7 +380,7 @@ func TestRemoveLooksAgain(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer d.close()
-			own, err := d.own(nil)
+			own, _, err := d.own(nil)
 			if err != nil || len(own) != 1 || own[0].name != "x" {
 				t.Fatalf("own files %+v, %v", own, err)
 			}
@@ -491,10 +491,12 @@ func TestOwnFilesAreLookedAtAgain(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer d.close()
-	seen := map[string]entry{}
+	var seen map[string]entry
 	check := func(want ...string) {
 		t.Helper()
-		own, err := d.own(seen)
+		var own []entry
+		var err error
+		own, seen, err = d.own(seen)
 		if err != nil {
 			t.Fatal(err)
 		}
