@@ -36,9 +36,7 @@ var errNothing = errors.New("nothing in it is whole, so it is left as it is")
 
 // repair cuts a file that is open for writing, and locked, back to what is whole. The error may be errNothing, or wraps
 // pcapng.ErrFormat.
-func repair(fd int, path string) (r repaired, err error) {
-	f := os.NewFile(uintptr(fd), path) // of a duplicate: the caller closes his own
-	defer f.Close()
+func repair(f *os.File) (r repaired, err error) {
 	st, err := f.Stat()
 	if err != nil || st.Size() == 0 {
 		return r, err
@@ -59,8 +57,9 @@ func repair(fd int, path string) (r repaired, err error) {
 		return r, err
 	}
 	// It is as old as its last packet: the oldest file is the first to be removed.
-	if err := unix.Futimes(fd, []unix.Timeval{unix.NsecToTimeval(st.ModTime().UnixNano()), unix.NsecToTimeval(st.ModTime().UnixNano())}); err != nil {
-		slog.Info("a repaired file counts as new", "path", path, "because", err)
+	when := unix.NsecToTimeval(st.ModTime().UnixNano())
+	if err := unix.Futimes(int(f.Fd()), []unix.Timeval{when, when}); err != nil {
+		slog.Info("a repaired file counts as new", "path", f.Name(), "because", err)
 	}
 	return r, nil
 }
@@ -125,8 +124,9 @@ func repairLeft(d *directory) {
 		path := filepath.Join(d.path, e.name)
 		fd, _, err := d.openOwn(e.name, unix.O_RDWR)
 		if err == nil {
-			err = repairOwn(fd, path)
-			unix.Close(fd)
+			f := os.NewFile(uintptr(fd), path)
+			err = repairOwn(f)
+			f.Close()
 		}
 		if err != nil && !errors.Is(err, unix.EWOULDBLOCK) {
 			slog.Warn("an earlier capture was not closed, and is not repaired", "path", path, "because", err)
@@ -135,23 +135,20 @@ func repairLeft(d *directory) {
 }
 
 // repairOwn repairs one of them unless somebody writes it; then the error is EWOULDBLOCK.
-func repairOwn(fd int, path string) error {
+func repairOwn(f *os.File) error {
+	fd := int(f.Fd())
 	if err := lock(fd); err != nil {
 		return err
 	}
 	if markOf(fd) != markOpen { // it was closed meanwhile
 		return nil
 	}
-	dup, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 3)
-	if err != nil {
-		return err
-	}
-	r, err := repair(dup, path)
+	r, err := repair(f)
 	if err == nil || errors.Is(err, errNothing) || errors.Is(err, pcapng.ErrFormat) { // another look would find the same
 		err = errors.Join(err, setMark(fd, markDone))
 	}
 	if err == nil {
-		slog.Warn("an earlier capture was not closed, and is repaired", "path", path, "bytes cut", r.cut, "packets kept", r.packets)
+		slog.Warn("an earlier capture was not closed, and is repaired", "path", f.Name(), "bytes cut", r.cut, "packets kept", r.packets)
 	}
 	return err
 }
@@ -191,40 +188,32 @@ func repairNamed(path string) (repaired, error) {
 	case err != nil:
 		return repaired{}, &os.PathError{Op: "repair", Path: path, Err: err}
 	}
-	r, err := repairOpen(fd, path)
+	f := os.NewFile(uintptr(fd), path)
+	defer f.Close()
+	r, err := repairOpen(f)
 	if err != nil && !plugin.IsUsage(err) {
 		err = fmt.Errorf("repair %s: %w", path, err)
 	}
 	return r, err
 }
 
-// repairOpen takes fd over.
-func repairOpen(fd int, path string) (r repaired, err error) {
+// repairOpen repairs a file of the user's that is open for writing.
+func repairOpen(f *os.File) (r repaired, err error) {
+	fd := int(f.Fd())
 	var st unix.Stat_t
-	err = unix.Fstat(fd, &st)
+	if err := unix.Fstat(fd, &st); err != nil {
+		return r, err
+	}
 	switch {
-	case err != nil:
 	case st.Mode&unix.S_IFMT != unix.S_IFREG:
-		err = plugin.Usagef("%s is no regular file", path)
+		return r, plugin.Usagef("%s is no regular file", f.Name())
 	case st.Nlink > 1:
-		err = plugin.Usagef("%s has %d names (hard links), and all would change", path, st.Nlink)
-	default:
-		if lock(fd) == unix.EWOULDBLOCK {
-			err = written(path)
-		}
+		return r, plugin.Usagef("%s has %d names (hard links), and all would change", f.Name(), st.Nlink)
+	case lock(fd) == unix.EWOULDBLOCK:
+		return r, written(f.Name())
 	}
-	if err != nil {
-		unix.Close(fd)
-		return r, err
-	}
-	dup, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 3)
-	if err != nil {
-		unix.Close(fd)
-		return r, err
-	}
-	defer unix.Close(dup)
-	if r, err = repair(fd, path); err == nil && markOf(dup) == markOpen {
-		err = setMark(dup, markDone) // the next start is not to do so again
+	if r, err = repair(f); err == nil && markOf(fd) == markOpen {
+		err = setMark(fd, markDone) // the next start is not to do so again
 	}
 	return r, err
 }
