@@ -44,7 +44,7 @@ type opener struct {
 	squeeze  func(to, text []byte) ([]byte, error) // nil: files are not compressed
 	duration time.Duration                         // of the whole capture; 0: no limit
 	most     uint64                                // packets of it; 0: no limit
-	ext      string                                // of generated names; "": .pcapng
+	ext      string                                // of generated names
 
 	tmp    string // the directory where adb puts things
 	stdout *os.File
@@ -206,15 +206,11 @@ func (o *opener) make(dir *directory, base string, t turn) (plugin.File, error) 
 // generate makes a file whose name nobody has given. Of one second's files the later one has the higher number, also where an
 // earlier one is gone.
 func (o *opener) generate(dir *directory, stem string) (*regular, error) {
-	ext := o.ext
-	if ext == "" {
-		ext = ".pcapng"
-	}
 	from := 0
 	if o.stem == stem {
 		from = o.suffix + 1
 	}
-	r, number, err := dir.createFree(stem, ext, "-", from, o.making)
+	r, number, err := dir.createFree(stem, o.ext, "-", from, o.making)
 	if err == nil {
 		o.stem, o.suffix = stem, number
 	}

@@ -117,7 +117,7 @@ func TestFullDiskRemovesOlderFiles(t *testing.T) {
 			o := c.opener
 			o.write = filepath.Join(disk, "x.pcapng")
 			o.rotation.size = 150_000
-			err := capture(t, &o, disk, 2000)
+			err := capture(t, &o, 2000)
 			if errors.Is(err, syscall.ENOSPC) != c.fails || err != nil != c.fails {
 				t.Errorf("error %v", err)
 			}
@@ -126,7 +126,7 @@ func TestFullDiskRemovesOlderFiles(t *testing.T) {
 }
 
 // capture writes packets of 1,000 bytes to as many files as it takes, and checks that the last file reads.
-func capture(t *testing.T, o *opener, disk string, packets int) error {
+func capture(t *testing.T, o *opener, packets int) error {
 	t.Helper()
 	var f plugin.File
 	var w *pcapng.Writer

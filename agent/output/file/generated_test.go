@@ -59,7 +59,7 @@ func TestGenerated(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Chdir(tree(t, tt.files))
-			o := &opener{dir: tt.dir, tmp: tt.tmp, now: at}
+			o := &opener{dir: tt.dir, tmp: tt.tmp, now: at, ext: ".pcapng"}
 			got, err := fill(t, o, "wlan0", "new")
 			if tt.usage != "" {
 				checkUsage(t, err, tt.usage)
@@ -126,14 +126,14 @@ func TestOwner(t *testing.T) {
 		want   map[string]owner
 	}{
 		{
-			"a new directory and file", opener{tmp: "tmp", now: at},
+			"a new directory and file", opener{tmp: "tmp", now: at, ext: ".pcapng"},
 			map[string]owner{
 				"tmp/droidtap": {shell, shell, os.ModeDir | 0o755},
 				"tmp/droidtap/any-20261122-140312.pcapng": {shell, shell, 0o600},
 			},
 		},
 		{
-			"a given directory", opener{dir: "tmp/d", now: at},
+			"a given directory", opener{dir: "tmp/d", now: at, ext: ".pcapng"},
 			map[string]owner{
 				"tmp/d":                            {shell, shell, os.ModeDir | 0o755},
 				"tmp/d/any-20261122-140312.pcapng": {shell, shell, 0o600},

@@ -14,7 +14,7 @@ import (
 	"droidtap/agent/plugin"
 )
 
-// content are the files of the working directory.
+// contents are the files of the working directory.
 func contents(t *testing.T) map[string]string {
 	t.Helper()
 	list, err := os.ReadDir(".")

@@ -16,6 +16,7 @@ import (
 	"droidtap/agent/plugin"
 )
 
+// listed returns the names in a directory, sorted.
 func listed(t *testing.T, dir string) []string {
 	t.Helper()
 	list, err := os.ReadDir(dir)

@@ -148,7 +148,7 @@ func TestRotationRefuses(t *testing.T) {
 			if err := place("x"); err != nil {
 				t.Fatal(err)
 			}
-			before := names(t)
+			before := listed(t, ".")
 			o, _ := turned(t, "-w x -C 1")
 			_, err := fill(t, o, "any", "A")
 			if err == nil {
@@ -156,24 +156,11 @@ func TestRotationRefuses(t *testing.T) {
 				before = append(before, "x")
 			}
 			checkUsage(t, err, name)
-			if diff := cmp.Diff(slices.Sorted(slices.Values(before)), names(t)); diff != "" {
+			if diff := cmp.Diff(slices.Sorted(slices.Values(before)), listed(t, ".")); diff != "" {
 				t.Errorf("files (-want +got):\n%s", diff)
 			}
 		})
 	}
-}
-
-func names(t *testing.T) []string {
-	t.Helper()
-	list, err := os.ReadDir(".")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var all []string
-	for _, e := range list {
-		all = append(all, e.Name())
-	}
-	return all
 }
 
 // hold makes a file that somebody writes until the test ends.
