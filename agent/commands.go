@@ -101,30 +101,20 @@ func ask(c *cli.Context) error {
 
 // show says for people what an agent has answered.
 func show(w io.Writer, do string, result []byte) error {
-	var s struct {
-		status
-		rotated
-	}
+	var answer interface{ write(io.Writer) }
 	switch do {
 	case control.Status:
-		if err := json.Unmarshal(result, &s.status); err != nil {
-			return err
-		}
-		s.status.write(w)
+		answer = &status{}
 	case control.Stats:
-		if err := json.Unmarshal(result, &s.totals); err != nil {
-			return err
-		}
-		s.totals.write(w)
+		answer = &totals{}
 	case control.Rotate:
-		if err := json.Unmarshal(result, &s.rotated); err != nil {
-			return err
-		}
-		if s.rotated.File == "" {
-			fmt.Fprintln(w, "the file has no packets yet")
-		} else {
-			fmt.Fprintln(w, s.rotated.File)
-		}
+		answer = &rotated{}
+	default:
+		return nil
 	}
+	if err := json.Unmarshal(result, answer); err != nil {
+		return err
+	}
+	answer.write(w)
 	return nil
 }

@@ -195,6 +195,14 @@ type rotated struct {
 	File string `json:"file"`
 }
 
+func (r rotated) write(w io.Writer) {
+	if r.File == "" {
+		fmt.Fprintln(w, "the file has no packets yet")
+	} else {
+		fmt.Fprintln(w, r.File)
+	}
+}
+
 func (u *unattended) rotate() (any, error) {
 	if !u.rotates {
 		return nil, plugin.Usagef("what this capture is written to cannot be followed by another file")
