@@ -43,7 +43,8 @@ func (e *expansion) args(skip int) (args []string) {
 // All errors are usage errors.
 func expand(args []string, flags []cli.Flag) (*expansion, error) {
 	e := &expansion{rest: args}
-	path, given, hasExpression, err := survey(args, flags)
+	takesValue := valued(flags)
+	path, given, hasExpression, err := survey(args, flags, takesValue)
 	if err != nil || path == nil {
 		return e, err
 	}
@@ -52,12 +53,11 @@ func expand(args []string, flags []cli.Flag) (*expansion, error) {
 	}
 	seen := map[cli.Flag]mention{}
 	for _, l := range e.file.Flags {
-		if err := e.add(l, flags, given, seen); err != nil {
+		if err := e.add(l, flags, takesValue, given, seen); err != nil {
 			return e, plugin.Usagef("%w", e.file.Errorf(l, "%w", err))
 		}
 	}
 	var expression []string
-	takesValue := valued(flags)
 	for _, l := range e.file.Expression {
 		expression = append(expression, l.Text)
 		if e.file.Verbatim {
@@ -75,16 +75,12 @@ func expand(args []string, flags []cli.Flag) (*expansion, error) {
 
 // survey looks through a command line: the file of flags that it names, if any, which options it gives and by which of their
 // names, and whether it has an expression.
-func survey(args []string, flags []cli.Flag) (path *string, given map[cli.Flag]string, hasExpression bool, err error) {
+func survey(args []string, flags []cli.Flag, takesValue map[string]bool) (path *string, given map[cli.Flag]string, hasExpression bool, err error) {
 	given = map[cli.Flag]string{}
 	for len(args) > 0 && len(args[0]) > 1 && args[0][0] == '-' && args[0] != "--" {
-		name, value, hasValue := strings.Cut(strings.TrimLeft(args[0], "-"), "=")
-		args = args[1:]
-		f := named(flags, name)
-		if doc, ok := f.(cli.DocGenerationFlag); ok && doc.TakesValue() && !hasValue && len(args) > 0 {
-			value, args = args[0], args[1:]
-		}
-		given[f] = name
+		var name, value string
+		name, value, args = firstOption(args, takesValue)
+		given[named(flags, name)] = name
 		if name != optionConfig {
 			continue
 		}
@@ -94,6 +90,16 @@ func survey(args []string, flags []cli.Flag) (path *string, given map[cli.Flag]s
 		path = &value
 	}
 	return path, given, len(args) > 1 && args[0] == "--", nil
+}
+
+// firstOption takes the first option of words, and its value if it takes one, each by itself as normalise and apart leave them.
+func firstOption(words []string, takesValue map[string]bool) (name, value string, rest []string) {
+	name, value, hasValue := strings.Cut(strings.TrimLeft(words[0], "-"), "=")
+	rest = words[1:]
+	if takesValue[name] && !hasValue && len(rest) > 0 {
+		value, rest = rest[0], rest[1:]
+	}
+	return name, value, rest
 }
 
 const optionConfig = "config"
@@ -113,18 +119,14 @@ type mention struct {
 }
 
 // add takes a line of the file, given the options of the command line and those of the lines before.
-func (e *expansion) add(l config.Line, flags []cli.Flag, given map[cli.Flag]string, seen map[cli.Flag]mention) error {
-	takesValue := valued(flags)
+func (e *expansion) add(l config.Line, flags []cli.Flag, takesValue map[string]bool, given map[cli.Flag]string, seen map[cli.Flag]mention) error {
 	options, err := apart(l, takesValue)
 	if err != nil {
 		return err
 	}
 	for len(options) > 0 {
-		name, value, hasValue := strings.Cut(strings.TrimLeft(options[0], "-"), "=")
-		options = options[1:]
-		if takesValue[name] && !hasValue {
-			value, options = options[0], options[1:]
-		}
+		var name, value string
+		name, value, options = firstOption(options, takesValue)
 		f := named(flags, name)
 		if err := tryValue(f, name, value, takesValue[name]); err != nil {
 			return err
