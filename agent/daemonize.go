@@ -3,6 +3,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -137,16 +138,11 @@ func (u *unattended) check(c *cli.Context, cfg *capture.Config) error {
 // claim takes the files of a capture that others may ask: from then on no other agent has them.
 func (u *unattended) claim(c *cli.Context) error {
 	pid, socket, log := c.String("pid-file"), c.String("socket"), c.String("log")
-	if u.daemon {
-		for name, path := range map[string]*string{"pid": &pid, "sock": &socket, "log": &log} {
-			if *path != "" {
-				continue
-			}
-			if err := daemon.MakeDirectory(); err != nil {
-				return err
-			}
-			*path = daemonFile(name)
+	if u.daemon && (pid == "" || socket == "" || log == "") {
+		if err := daemon.MakeDirectory(); err != nil {
+			return err
 		}
+		pid, socket, log = cmp.Or(pid, daemonFile("pid")), cmp.Or(socket, daemonFile("sock")), cmp.Or(log, daemonFile("log"))
 	}
 	if pid != "" {
 		file, err := daemon.Lock(pid)

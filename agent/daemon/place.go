@@ -47,12 +47,13 @@ func Resolve(path string) (string, error) {
 	if err != nil {
 		return "", err
 	}
+	phone := onPhone()
 	for at := dir; ; at = filepath.Dir(at) {
 		var st unix.Stat_t
 		if err := unix.Lstat(at, &st); err != nil {
 			return "", &os.PathError{Op: "look at", Path: at, Err: err}
 		}
-		if !closed(&st, at == dir, onPhone()) {
+		if !closed(&st, at == dir, phone) {
 			return "", fmt.Errorf("%s: directory %s: %w", path, at, ErrOpen)
 		}
 		if at == "/" {
