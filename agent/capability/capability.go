@@ -70,7 +70,7 @@ func Shed() error {
 // self is this program, whatever has become of its path.
 const self = "/proc/self/exe"
 
-// rename gives the process the name back that it loses when Shed starts it by self.
+// rename gives the process the name back that it loses when Shed, or daemon.Start, starts it by self.
 func rename() {
 	const comm = "/proc/self/comm"
 	if name, err := os.ReadFile(comm); err == nil && strings.TrimSpace(string(name)) == filepath.Base(self) {

@@ -11,7 +11,6 @@ import (
 	"io"
 	"os"
 	"os/signal"
-	"path/filepath"
 	"strconv"
 	"syscall"
 
@@ -106,8 +105,6 @@ func Started() bool {
 	started := os.Getenv(mark) != ""
 	if started {
 		_ = os.Unsetenv(mark) // fails for no name that is a constant
-		// It was executed as "exe".
-		_ = os.WriteFile("/proc/self/comm", []byte(filepath.Base(os.Args[0])), 0)
 	}
 	return started
 }
