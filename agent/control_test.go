@@ -124,24 +124,6 @@ func rotatedName(path string, n int) string {
 	return path + strconv.Itoa(n)
 }
 
-// awaitLog waits until text stands in the log.
-func awaitLog(t *testing.T, b *background, text string) {
-	t.Helper()
-	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC)
-	must(t, err)
-	defer unix.Close(fd)
-	_, err = unix.InotifyAddWatch(fd, b.file("log"), unix.IN_MODIFY)
-	must(t, err)
-	for !strings.Contains(b.log(t), text) {
-		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, int(nettest.Patience.Milliseconds()))
-		if n == 0 || err != nil && err != unix.EINTR {
-			t.Fatalf("the log does not say %q (%v):\n%s", text, err, b.log(t))
-		}
-		_, err = unix.Read(fd, make([]byte, 4096))
-		must(t, err)
-	}
-}
-
 // TestOneOutput cannot be rotated: SIGHUP ends it, and the command is refused.
 func TestOneOutput(t *testing.T) {
 	nettest.Require(t, "agent")
