@@ -63,6 +63,12 @@ func (b *background) start(t *testing.T, program string, args ...string) {
 	if code != 0 || strings.Join(lines, "") != "capturing on veth0 to "+b.file("f")+"\n" {
 		t.Fatalf("code %d:\n%s", code, stderr)
 	}
+	b.began(t)
+}
+
+// began finds the daemon that was started by its pid file, and has it killed at the end of the test if it has not ended by then.
+func (b *background) began(t *testing.T) {
+	t.Helper()
 	text, err := os.ReadFile(b.file("pid"))
 	must(t, err)
 	b.pid, err = strconv.Atoi(strings.TrimSpace(string(text)))

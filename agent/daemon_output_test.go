@@ -28,9 +28,9 @@ func TestDaemonDiskFull(t *testing.T) {
 	if code != 0 {
 		t.Fatalf("code %d: %s", code, stderr)
 	}
+	b.began(t)
 	var s status
 	b.json(t, &s, "status")
-	b.pid = s.Pid
 	for end := time.Now().Add(nettest.Patience); s.Paused == "" && time.Now().Before(end); b.json(t, &s, "status") {
 		far.Must(t, func() error { return nettest.Send("veth0", markers(1400)...) })
 	}
@@ -67,9 +67,9 @@ func TestDaemonStuck(t *testing.T) {
 	if code != 0 {
 		t.Fatalf("code %d: %s", code, stderr)
 	}
+	b.began(t)
 	var s status
 	b.json(t, &s, "status")
-	b.pid = s.Pid
 	captured := uint64(0)
 	for end := time.Now().Add(nettest.Patience); s.Paused == "" && time.Now().Before(end); b.json(t, &s, "status") {
 		captured = s.Captured

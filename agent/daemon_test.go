@@ -238,9 +238,9 @@ func TestDaemonInput(t *testing.T) {
 	if err != nil {
 		t.Fatalf("%v\n%s", err, said)
 	}
+	b.began(t)
 	var s status
 	b.json(t, &s, "status")
-	b.pid = s.Pid
 	if s.Filter != "udp port 9" {
 		t.Errorf("the filter is %q", s.Filter)
 	}
@@ -280,10 +280,7 @@ func TestDaemonCgroup(t *testing.T) {
 	if err != nil || !strings.Contains(string(said), "/uid_2000/pid_7\n") {
 		t.Fatalf("%v\n%s", err, said)
 	}
-	pid, err := os.ReadFile(b.file("pid"))
-	must(t, err)
-	b.pid, err = strconv.Atoi(strings.TrimSpace(string(pid)))
-	must(t, err)
+	b.began(t)
 	two, others := own(strconv.Itoa(b.pid))
 	_, before := own("self")
 	if two != "/" {
