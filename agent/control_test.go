@@ -27,14 +27,7 @@ func TestAgentFilter(t *testing.T) {
 	near, far := nettest.Pair(t)
 	const one, other = "udp and (port 4000 or port 4001)", "udp port 4000 or udp port 4002"
 	b := launch(t, near, "agent", "-U", "-B", "65536", "-s", "64", one)
-	stop, stopped := make(chan struct{}), make(chan error)
-	sent := 0
-	go func() {
-		stopped <- far.Do(0, func() (err error) {
-			sent, err = flood(stop)
-			return err
-		})
-	}()
+	stop := startFlood(far)
 	const rounds = 20
 	for n := 1; n <= rounds; n++ {
 		expr := one
@@ -59,8 +52,7 @@ func TestAgentFilter(t *testing.T) {
 	if code != 2 || !strings.Contains(stderr, "needs an expression") {
 		t.Errorf("code %d, %q", code, stderr)
 	}
-	close(stop)
-	must(t, <-stopped)
+	sent := stop(t)
 	b.ask(t, "stop")
 	b.gone(t)
 	replaced(t, b.file("f"), sent)

@@ -163,6 +163,16 @@ func markOf(t *testing.T, path string) string {
 	return string(b[:max(0, n)])
 }
 
+// awaitDone waits until a file is closed: it is on the disk, and marked so.
+func awaitDone(t *testing.T, path string) {
+	t.Helper()
+	for end := time.Now().Add(nettest.Patience); markOf(t, path) != "done"; {
+		if time.Now().After(end) {
+			t.Fatalf("%s is not ended", path)
+		}
+	}
+}
+
 func empty(t *testing.T, path string) bool {
 	t.Helper()
 	var st unix.Stat_t

@@ -10,7 +10,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -98,11 +97,7 @@ func TestIdleWritesNothing(t *testing.T) {
 		}
 	}
 	pass(nettest.TypeLocal+2, 97)
-	for end := time.Now().Add(nettest.Patience); markOf(t, only("once")) != "done"; {
-		if time.Now().After(end) {
-			t.Fatal("a file with a packet is not ended by its time")
-		}
-	}
+	awaitDone(t, only("once")) // a file with a packet is ended by its time
 	pass(nettest.TypeLocal, 98)
 	pass(nettest.TypeLocal, 99) // by then all have long written the head of their files
 	type before struct {

@@ -91,14 +91,7 @@ func TestReplace(t *testing.T) {
 			stdin, err := cmd.StdinPipe()
 			must(t, err)
 			p := nettest.Start(t, cmd, "capturing on veth0")
-			stop, stopped := make(chan struct{}), make(chan error)
-			sent := 0
-			go func() {
-				stopped <- far.Do(0, func() (err error) {
-					sent, err = flood(stop)
-					return err
-				})
-			}()
+			stop := startFlood(far)
 			const rounds = 30
 			for n := 1; n <= rounds; n++ {
 				expr := c.other
@@ -112,8 +105,7 @@ func TestReplace(t *testing.T) {
 			_, err = io.WriteString(stdin, "tcp port\n")
 			must(t, err)
 			p.Await(t, fmt.Sprintf("%d not replaced, exit code 2: filter \"tcp port\": can't parse filter expression: syntax error\n", rounds+1))
-			close(stop)
-			must(t, <-stopped)
+			sent := stop(t)
 			must(t, stdin.Close())
 			if code := p.Wait(t); code != 0 {
 				t.Fatalf("code %d:\n%s", code, p.Stderr())
@@ -154,6 +146,23 @@ func replaced(t *testing.T, file string, sent int) nettest.File {
 		t.Error("one of the filters was never in force")
 	}
 	return f
+}
+
+// startFlood has flood send from a namespace. The result stops it, and returns how many packets each port got.
+func startFlood(from nettest.Space) (stop func(*testing.T) int) {
+	ending, ended := make(chan struct{}), make(chan error)
+	sent := 0
+	go func() {
+		ended <- from.Do(0, func() (err error) {
+			sent, err = flood(ending)
+			return err
+		})
+	}()
+	return func(t *testing.T) int {
+		close(ending)
+		must(t, <-ended)
+		return sent
+	}
 }
 
 // flood sends packets of 100 bytes to each port in turns, until stop is closed. It returns how many each got.

@@ -211,8 +211,7 @@ func TestUnwritable(t *testing.T) {
 			sent := b.sent.end(t)
 			b.until(t, "all is captured", func(s status) bool { b.ask(t, "flush"); return s.Captured == uint64(sent) })
 			b.ask(t, "rotate")
-			for end := time.Now().Add(nettest.Patience); markOf(t, filepath.Join(b.disk, "f")) != "done" && time.Now().Before(end); {
-			}
+			awaitDone(t, filepath.Join(b.disk, "f"))
 			c.take(t, b.disk)
 			b.sent = send(b.far, 2000, 1<<30, false)
 			b.paused(t, c.text)

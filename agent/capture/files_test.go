@@ -88,7 +88,7 @@ func (l *limited) Truncate(size int64) error {
 	return errors.Join(err, l.File.Truncate(size))
 }
 
-// running is a writer that writes files, and what it logs.
+// writing is a writer that writes files, and what it logs.
 type writing struct {
 	*writer
 	files *numberedFiles
