@@ -105,9 +105,7 @@ FUZZ     := filter:FuzzExpression filter:FuzzPacket probe/packet:FuzzDecode prob
             config:FuzzParse control:FuzzParse sockdiag:FuzzParse owner:FuzzParse process:FuzzParseStart hook:FuzzParseEntry hook:FuzzParseOwner hook:FuzzStartTime rtnl:FuzzMessages rtnl:FuzzAnswers ../btf:FuzzOpen ../btf/facts:FuzzFrom \
             ../android:FuzzInterfaces ../android:FuzzParseRelease ../android:FuzzParsePackages sockdiag:FuzzParseDump apps:FuzzConcerns pcapng:FuzzWhole output/file:FuzzWholeFile
 fuzz: ## fuzz what parses foreign bytes, each parser for FUZZTIME (10m) (root)
-	@$(call cgo,host); for target in $(FUZZ); do \
-		$(GO) test -tags $(TAGS) -run NONE -fuzz "^$${target#*:}$$" -fuzztime $(FUZZTIME) "./agent/$${target%:*}" | tail -n 3; \
-	done
+	@$(call cgo,host); FUZZFLAGS='-tags $(TAGS)' scripts/fuzz.sh $(FUZZTIME) $(addprefix ./agent/,$(FUZZ))
 .PHONY: fuzz
 
 lint: ## gofmt, go vet, clang-format, shellcheck
