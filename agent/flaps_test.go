@@ -191,10 +191,18 @@ func (p *flapping) same(t *testing.T, before figures) {
 			return
 		}
 		if time.Now().After(deadline) {
-			t.Errorf("before: %+v, after: %+v", before, now)
+			t.Errorf("before: %+v, after: %+v, descriptors:\n%s%s", before, now, p.descriptors(t), tail(p.Stderr()))
 			return
 		}
 	}
+}
+
+// descriptors tells what the agent's descriptors are of.
+func (p *flapping) descriptors(t *testing.T) string {
+	t.Helper()
+	of, err := exec.Command("ls", "-l", fmt.Sprintf("/proc/%d/fd", p.Pid())).CombinedOutput()
+	must(t, err)
+	return string(of)
 }
 
 // end ends the capture and fails the test unless that many gaps are counted.
