@@ -105,7 +105,7 @@ FUZZ     := filter:FuzzExpression filter:FuzzPacket probe/packet:FuzzDecode prob
             config:FuzzParse control:FuzzParse sockdiag:FuzzParse owner:FuzzParse process:FuzzParseStart hook:FuzzParseEntry hook:FuzzParseOwner hook:FuzzStartTime rtnl:FuzzMessages rtnl:FuzzAnswers ../btf:FuzzOpen ../btf/facts:FuzzFrom \
             ../android:FuzzInterfaces ../android:FuzzParseRelease ../android:FuzzParsePackages sockdiag:FuzzParseDump apps:FuzzConcerns pcapng:FuzzWhole output/file:FuzzWholeFile
 fuzz: ## fuzz what parses foreign bytes, each parser for FUZZTIME (10m) (root)
-	@$(call cgo,host); FUZZFLAGS='-tags $(TAGS)' scripts/fuzz.sh $(FUZZTIME) $(addprefix ./agent/,$(FUZZ))
+	@$(call cgo,host); scripts/fuzz.sh $(FUZZTIME) $(TAGS) $(addprefix ./agent/,$(FUZZ))
 .PHONY: fuzz
 
 lint: ## gofmt, go vet, clang-format, shellcheck

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 #
-# fuzz.sh TIME PACKAGE:TARGET... : each target for TIME, go test's arguments in $FUZZFLAGS.
+# fuzz.sh TIME TAGS PACKAGE:TARGET... : each target for TIME, built with TAGS.
 #
 # Up to Go 1.26 the fuzzer now and then takes the end of TIME for a failure of the
 # target and says "context deadline exceeded", with no input that fails: about once in
@@ -9,7 +9,8 @@
 set -euo pipefail
 
 time=$1
-shift
+tags=$2
+shift 2
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 
@@ -20,8 +21,7 @@ ended_late() {
 
 for target in "$@"; do
     for ((run = 1; ; run++)); do
-        # shellcheck disable=SC2086 # several flags
-        if "${GO:-go}" test ${FUZZFLAGS:-} -run NONE -fuzz "^${target#*:}\$" -fuzztime "$time" "${target%:*}" >"$log" 2>&1; then
+        if "${GO:-go}" test -tags "$tags" -run NONE -fuzz "^${target#*:}\$" -fuzztime "$time" "${target%:*}" >"$log" 2>&1; then
             tail -n 3 "$log"
             break
         fi
