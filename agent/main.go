@@ -238,7 +238,7 @@ func addPlugins(c *cli.Context, cfg *capture.Config) error {
 		if src == nil {
 			continue
 		}
-		cfg.Probes = append(cfg.Probes, capture.Probe{Name: p.Name, Source: src, Needs: p.Needs, Asked: anySet(c, p.Flags)})
+		cfg.Probes = append(cfg.Probes, capture.Probe{Name: p.Name, Source: src, Needs: p.Needs, Asked: anySet(c, p.Flags), Optional: p.Optional})
 		if l, ok := src.(plugin.Labeler); ok {
 			labels = append(labels, l.Label())
 		}
@@ -294,6 +294,9 @@ func printSummary(w io.Writer, s capture.Summary) {
 		fmt.Fprintf(w, "%d packets left out in the agent, behind the kernel, by the filter or for their owner\n", s.Refused)
 	}
 	for _, text := range s.Instead {
+		fmt.Fprintln(w, oneLine(text))
+	}
+	for _, text := range s.Notes {
 		fmt.Fprintln(w, oneLine(text))
 	}
 	for _, g := range s.Gaps {

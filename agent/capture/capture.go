@@ -32,6 +32,8 @@ type Probe struct {
 	Source plugin.Source
 	Needs  []plan.Need
 	Asked  bool // for by name: that it cannot run is an error, and no reason to leave it out
+	// Optional is plugin.Probe's.
+	Optional bool
 }
 
 // Config is what to capture, and where to.
@@ -235,7 +237,7 @@ func (c *capture) load(t plugin.Target, k plan.Kernel) error {
 			continue
 		}
 		err = fmt.Errorf("probe %s: %w", p.Name, err)
-		if p.Asked || plugin.IsUsage(err) {
+		if p.Asked && !p.Optional || plugin.IsUsage(err) {
 			return err
 		}
 		left = append(left, err)
@@ -286,6 +288,7 @@ func (c *capture) unload() error {
 // attach starts the sources; each describes what it captures by emit.
 func (c *capture) attach(t plugin.Target) error {
 	for _, r := range c.running {
+		t.Variant = r.variant
 		t.Load = func(p plugin.Preparer) (map[string]*ebpf.Program, error) { return c.more(r, p, t) }
 		t.Stream = func(s plugin.Stream) {
 			c.stream(r, &stream{ring: &foreign{Ring: s.Ring}, decode: s.Decode, settle: s.Settle})

@@ -5,6 +5,7 @@ package capture
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"maps"
 	"os"
@@ -30,7 +31,7 @@ const events = "events"
 // take its place.
 const settings = "settings"
 
-// load loads a probe's object in the first variant that the kernel takes.
+// load loads a probe's object in the first variant that the kernel takes. One in which there is no object needs nothing of it.
 func load(probe Probe, t plugin.Target, buffer int) (*ebpf.Collection, plan.Variant, error) {
 	var errs []error
 	for _, variant := range t.Plan.Variants {
@@ -38,6 +39,9 @@ func load(probe Probe, t plugin.Target, buffer int) (*ebpf.Collection, plan.Vari
 		if err == nil {
 			t.Log.Info("loaded", "probe", probe.Name, "object", variant)
 			return coll, variant, nil
+		}
+		if errors.Is(err, fs.ErrNotExist) {
+			return &ebpf.Collection{}, variant, nil
 		}
 		if plugin.IsUsage(err) {
 			return nil, "", err

@@ -44,6 +44,8 @@ type Probe struct {
 	// Needs are what the kernel must offer. Where it does not, the probe is left out,
 	// unless one of its flags was given: then it is an error.
 	Needs []plan.Need
+	// Optional: a capture goes on without the probe where it cannot run, even if its flags were given.
+	Optional bool
 	// Instead does what some flags ask for in place of a capture (-D, -d) and says
 	// whether they did. It may be nil.
 	Instead func(*cli.Context) (bool, error)
@@ -110,6 +112,15 @@ type Settler interface {
 	Settle(blocks []pcapng.Block, last bool) (done int)
 }
 
+// Follower is what a Source may also be: it learns from the packets of all sources, and what it emits belongs ahead of them.
+type Follower interface {
+	// Follow is called for each packet when it comes to the writer, on the writer's goroutine: it must not block, and keeps
+	// nothing of p.
+	Follow(p *pcapng.Packet, link pcapng.LinkType)
+	// Lead is how long each packet waits from then on until it is written.
+	Lead() time.Duration
+}
+
 // Typer is what a Source may also be: one that uses the kernel's types where they hold, and does without where they do not.
 type Typer interface{ WantsTypes() bool }
 
@@ -135,6 +146,7 @@ type Counts struct {
 	Unattributed uint64              // matched, and nobody owns them or who does is not known: left out, or kept if that is wanted
 	Interfaces   []pcapng.Statistics // one for each interface, Time left to the caller
 	Instead      []string            // what was captured by another hook than the plan's first, and why
+	Notes        []string            // what else there is to say at the end, a line each
 	Gaps         []Gap               // in the order of Interfaces, of those that have any
 }
 
@@ -146,6 +158,7 @@ func (c *Counts) Add(other Counts) {
 	c.Unattributed += other.Unattributed
 	c.Interfaces = append(c.Interfaces, other.Interfaces...)
 	c.Instead = append(c.Instead, other.Instead...)
+	c.Notes = append(c.Notes, other.Notes...)
 	c.Gaps = append(c.Gaps, other.Gaps...)
 }
 
@@ -184,11 +197,13 @@ var ErrFlushed = errors.New("flushed")
 
 // Target is what a Source is given to work with.
 type Target struct {
-	Plan   plan.Plan
-	Types  kernel.Types // for probes that need them
-	Log    *slog.Logger
-	Buffer int // bytes for records in the kernel
-	Wakeup int // bytes of them that may wait before the reader is woken
+	Plan plan.Plan
+	// Variant is the one that runs. A probe may have no object in it: then the collection is empty, and nothing is prepared.
+	Variant plan.Variant
+	Types   kernel.Types // for probes that need them
+	Log     *slog.Logger
+	Buffer  int // bytes for records in the kernel
+	Wakeup  int // bytes of them that may wait before the reader is woken
 	// Attempt counts how often the kernel has refused the programs of this variant:
 	// Prepare is to make them smaller each time.
 	Attempt int
