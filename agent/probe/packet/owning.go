@@ -3,10 +3,7 @@
 package packet
 
 import (
-	"path"
 	"slices"
-	"strconv"
-	"strings"
 
 	"github.com/urfave/cli/v2"
 
@@ -27,9 +24,8 @@ const (
 // owning is what the flags say of owners, checked.
 type owning struct {
 	whose    apps.Selection
-	keep     bool     // packets without a known owner pass
-	pids     []int    // with comms: packets of other processes do not pass
-	comms    []string // names of processes, or patterns
+	keep     bool              // packets without a known owner pass
+	by       process.Selection // packets of other processes do not pass
 	comments commenting
 	packages string // path of the list of apps
 	listed   bool   // the user chose it
@@ -69,10 +65,7 @@ func parseOwning(c *cli.Context) (o owning, err error) {
 	if o.whose, err = apps.Parse(c.StringSlice("uid"), c.StringSlice("not-uid"), c.StringSlice("app"), c.StringSlice("not-app")); err != nil {
 		return o, err
 	}
-	if o.pids, err = parsePIDs(c.StringSlice("pid")); err != nil {
-		return o, err
-	}
-	if o.comms, err = parseComms(c.StringSlice("comm")); err != nil {
+	if o.by, err = process.ParseSelection(c.StringSlice("pid"), c.StringSlice("comm")); err != nil {
 		return o, err
 	}
 	switch o.comments = commenting(c.String("comments")); o.comments {
@@ -98,41 +91,11 @@ func parseOwning(c *cli.Context) (o owning, err error) {
 	return o, nil
 }
 
-func parsePIDs(list []string) ([]int, error) {
-	const most = 1 << 22 // PID_MAX_LIMIT of include/linux/threads.h
-	var pids []int
-	for _, s := range list {
-		n, err := strconv.Atoi(strings.TrimSpace(s))
-		if err != nil || n < 1 || n > most {
-			return nil, plugin.Usagef("--pid %q: a process id is a number from 1 to %d", s, most)
-		}
-		if !slices.Contains(pids, n) {
-			pids = append(pids, n)
-		}
-	}
-	return pids, nil
-}
-
-func parseComms(list []string) ([]string, error) {
-	var comms []string
-	for _, s := range list {
-		s = strings.TrimSpace(s)
-		if s == "" {
-			return nil, plugin.Usagef("--comm %q: a process has a name", s)
-		}
-		if _, err := path.Match(s, ""); err != nil {
-			return nil, plugin.Usagef("--comm %q: a pattern may have *, ? and [a-z], and \\ before those that are meant", s)
-		}
-		comms = append(comms, s)
-	}
-	return comms, nil
-}
-
 // byOwner tells whether packets are left out by their uid, or for having none.
 func (o *owning) byOwner() bool { return !o.whose.All() || !o.keep }
 
 // byProcess tells whether packets are left out by their process.
-func (o *owning) byProcess() bool { return len(o.pids)+len(o.comms) > 0 }
+func (o *owning) byProcess() bool { return !o.by.All() }
 
 // filtering tells whether packets are left out by their owner, whatever of it.
 func (o *owning) filtering() bool { return o.byOwner() || o.byProcess() }
@@ -155,22 +118,8 @@ func (o *owning) mode() uint32 {
 
 // wants returns the first of the processes that the flags mean, and false if none of them is.
 func (o *owning) wants(of []process.Process) (process.Process, bool) {
-	for _, p := range of {
-		if slices.Contains(o.pids, p.PID) || slices.ContainsFunc(o.comms, func(comm string) bool {
-			return matches(comm, p.Comm) || p.Name != "" && matches(comm, p.Name)
-		}) {
-			return p, true
-		}
+	if i := slices.IndexFunc(of, o.by.Has); i >= 0 {
+		return of[i], true
 	}
 	return process.Process{}, false
-}
-
-// matches is path.Match for names in which a slash is a letter like any other.
-func matches(pattern, name string) bool {
-	if pattern == name {
-		return true
-	}
-	const slash = "\x00"                                                                                  // no name has it
-	match, _ := path.Match(strings.ReplaceAll(pattern, "/", slash), strings.ReplaceAll(name, "/", slash)) // checked by parseComms
-	return match
 }

@@ -57,8 +57,8 @@ func TestOwning(t *testing.T) {
 		})
 	}
 	o, err := parsed(t, "--pid", "7, 8", "--pid", "7", "--comm", "a*,b c")
-	if err != nil || !slices.Equal(o.pids, []int{7, 8}) || !slices.Equal(o.comms, []string{"a*", "b c"}) {
-		t.Errorf("%v, %q, %v", o.pids, o.comms, err)
+	if err != nil || !slices.Equal(o.by.PIDs, []int{7, 8}) || !slices.Equal(o.by.Comms, []string{"a*", "b c"}) {
+		t.Errorf("%v, %q, %v", o.by.PIDs, o.by.Comms, err)
 	}
 }
 
