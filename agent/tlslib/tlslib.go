@@ -26,6 +26,7 @@ type Function struct {
 
 	Label     Register // points to the label of NSS's key log, "CLIENT_RANDOM" for one
 	LabelSize Register // the bytes of it; NoRegister: it ends with a zero
+	Fixed     string   // the label, where Label is NoRegister as the function has secrets of one kind only
 	Secret    Register // points to the secret
 	Size      Register // the bytes of it
 	// Random is where the way to the 32 bytes of the client random begins: to what it holds Path[0] is added, and where there is
