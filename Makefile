@@ -35,7 +35,9 @@ FEATURES_ring   := -DHAVE_RODATA -DHAVE_RINGBUF -DHAVE_SK_LOOKUP
 SOURCES         := $(wildcard bpf/src/*.bpf.c)
 OBJDIR          ?= bpf/obj
 NETD            ?= scripts/netd/netd.o
-OBJECTS         := $(foreach v,$(VARIANTS),$(patsubst bpf/src/%.bpf.c,$(OBJDIR)/%.$(v).o,$(SOURCES)))
+# A source is built for every variant, or for those that it names here.
+VARIANTS_tlskey := ring
+OBJECTS         := $(foreach s,$(patsubst bpf/src/%.bpf.c,%,$(SOURCES)),$(foreach v,$(or $(VARIANTS_$(s)),$(VARIANTS)),$(OBJDIR)/$(s).$(v).o))
 
 # The same bytes on every machine: a pinned clang, no path of this one.
 define variant

@@ -176,9 +176,15 @@ func TestNewerMaps(t *testing.T) {
 	})
 }
 
+func TestNewerRegisters(t *testing.T) {
+	says(t, reasons(newerField(20*8, 8, ebpf.Kprobe, 5_08)), "")
+	says(t, reasons(newerField(21*8, 8, ebpf.Kprobe, 6_18)), "pt_regs: 8 bytes from offset 168")
+	says(t, reasons(newerField(4, 8, ebpf.Kprobe, 6_18)), "pt_regs: 8 bytes from offset 4")
+}
+
 func TestNewerFields(t *testing.T) {
 	for _, f := range fields {
-		for of := range programTypes {
+		for _, of := range []ebpf.ProgramType{ebpf.SchedCLS, ebpf.SocketFilter} {
 			for at := f.from; at < f.to; at += f.size {
 				t.Run(fmt.Sprintf("%s at %d for %v", f.name, at, of), func(t *testing.T) {
 					if of == ebpf.SocketFilter && !f.socket {

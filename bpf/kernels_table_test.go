@@ -95,6 +95,16 @@ var programTypes = map[ebpf.ProgramType]programType{
 		asm.FnSkbLoadBytes:    {4_11, "2492d3b86704"},
 		asm.FnPerfEventOutput: {5_04, "7c4b90d79d0f; sk_filter_func_proto of filter.c in 4.19 has none"},
 	}},
+	// Uprobes, too: bpf_tracing_func_proto of kernel/trace/bpf_trace.c.
+	ebpf.Kprobe: {feature{4_01, "2541517c32be, bcc"}, map[asm.BuiltinFunc]feature{
+		asm.FnMapLookupElem:     {4_01, "2541517c32be"},
+		asm.FnGetCurrentPidTgid: {4_02, "ffeedafbf023, bcc"},
+		asm.FnGetCurrentUidGid:  {4_02, "ffeedafbf023, bcc"},
+		asm.FnProbeReadUser:     {5_05, "6ae08ae3dea2, bcc"},
+		asm.FnKtimeGetBootNs:    {5_08, "71d19214776e, bcc"},
+		asm.FnRingbufReserve:    {5_08, "457f44363a88"},
+		asm.FnRingbufSubmit:     {5_08, "457f44363a88"},
+	}},
 }
 
 var mapTypes = map[ebpf.MapType]feature{
@@ -114,6 +124,9 @@ var mapFlags = map[uint32]feature{
 	unix.BPF_F_RDONLY_PROG: {5_02, "591fe9888d78"},
 	unix.BPF_F_MMAPABLE:    {5_05, "fc9702273e2e"},
 }
+
+// ptRegs is the size of struct pt_regs on x86_64; on arm64 it is larger.
+const ptRegs = 21 * 8
 
 // How much of a field of struct __sk_buff one load may take: bpf_skb_is_valid_access of filter.c.
 const (

@@ -161,8 +161,15 @@ func newerAccess(in asm.Instruction, context held, of ebpf.ProgramType, line ker
 	return ""
 }
 
-// newerField tells why a kernel refuses a load of size bytes from an offset of struct __sk_buff.
+// newerField tells why a kernel refuses a load of size bytes from an offset of the context: struct __sk_buff, or struct pt_regs
+// (kprobe_prog_is_valid_access of kernel/trace/bpf_trace.c).
 func newerField(offset, size int, of ebpf.ProgramType, line kernel) string {
+	if of == ebpf.Kprobe {
+		if offset%size != 0 || offset+size > ptRegs {
+			return fmt.Sprintf("pt_regs: %d bytes from offset %d", size, offset)
+		}
+		return ""
+	}
 	i := slices.IndexFunc(fields, func(f field) bool { return f.from <= offset && offset < f.to })
 	if i < 0 {
 		return fmt.Sprintf("offset %d of the context is in no table", offset)
