@@ -14,12 +14,12 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
-	"unsafe"
 
 	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
 
 	"droidtap/agent/boottime"
+	"droidtap/agent/perf"
 	"droidtap/agent/plugin"
 )
 
@@ -56,16 +56,12 @@ type perfEvents struct {
 	fds      []unix.PollFd
 }
 
-// perfRing is a perf event and its ring.
+// perfRing is a perf event with its ring, and what becomes of it.
 type perfRing struct {
-	cpu        int
-	fd         int
-	dead       bool      // poll(2) says so at once, each time
-	retired    time.Time // when another took its slot; zero: it is there
-	pages      []byte    // the mapping
-	meta       *unix.PerfEventMmapPage
-	data       []byte // a power of two
-	head, tail uint64 // the kernel's position and ours
+	*perf.Ring
+	cpu     int
+	dead    bool      // poll(2) says so at once, each time
+	retired time.Time // when another took its slot; zero: it is there
 }
 
 // openPerfEvents opens the events of the processors that are online. ringSize is in bytes for each, and is rounded up;
@@ -131,7 +127,7 @@ func (p *perfEvents) equip(cpu int) error {
 	if err != nil {
 		return err
 	}
-	if err := p.array.Put(uint32(cpu), uint32(r.fd)); err != nil {
+	if err := p.array.Put(uint32(cpu), uint32(r.FD())); err != nil {
 		return errors.Join(fmt.Errorf("put the event of processor %d into its slot: %w", cpu, err), r.Close())
 	}
 	for _, old := range p.rings {
@@ -182,10 +178,10 @@ func (p *perfEvents) look() {
 	p.at = 0
 	changed := false
 	for n, r := range p.rings {
-		r.head = atomic.LoadUint64(&r.meta.Data_head)
+		more := r.Look()
 		// A program that took the event out of the slot just before it changed may still be writing. It cannot be
 		// interrupted but by interrupts.
-		if !r.retired.IsZero() && r.head == r.tail && time.Since(r.retired) > latency {
+		if !r.retired.IsZero() && !more && time.Since(r.retired) > latency {
 			if err := r.Close(); err != nil {
 				p.log.Debug("close a perf event", "processor", r.cpu, "error", err)
 			}
@@ -202,7 +198,7 @@ func (p *perfEvents) look() {
 func (p *perfEvents) watch() {
 	p.fds = append(p.fds[:0], unix.PollFd{Fd: p.bellFD, Events: unix.POLLIN}, unix.PollFd{Fd: int32(p.uevents), Events: unix.POLLIN})
 	for _, r := range p.rings {
-		fd := int32(r.fd)
+		fd := int32(r.FD())
 		if r.dead {
 			fd = -1 // poll(2) passes it over
 		}
@@ -293,72 +289,42 @@ func (p *perfEvents) Close() error {
 }
 
 // openPerfRing opens an event that only bpf_perf_event_output writes to. size is in bytes, a power of two of pages.
-func openPerfRing(cpu, size, watermark int) (_ *perfRing, err error) {
-	attr := unix.PerfEventAttr{
+func openPerfRing(cpu, size, watermark int) (*perfRing, error) {
+	r, err := perf.Open(&unix.PerfEventAttr{
 		Type:        unix.PERF_TYPE_SOFTWARE,
 		Config:      unix.PERF_COUNT_SW_BPF_OUTPUT,
-		Size:        uint32(unsafe.Sizeof(unix.PerfEventAttr{})),
 		Sample_type: unix.PERF_SAMPLE_RAW,
 		Bits:        unix.PerfBitWatermark,
 		Wakeup:      uint32(watermark),
-	}
-	fd, err := unix.PerfEventOpen(&attr, -1, cpu, -1, unix.PERF_FLAG_FD_CLOEXEC)
+	}, -1, cpu, size)
 	if err != nil {
-		return nil, fmt.Errorf("open a perf event of processor %d: %w", cpu, err)
+		return nil, err
 	}
-	page := os.Getpagesize()
-	pages, err := unix.Mmap(fd, 0, page+size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("map %d bytes of processor %d: %w", size, cpu, err), unix.Close(fd))
-	}
-	// The page ahead of the ring begins with the struct, and is larger.
-	meta := (*unix.PerfEventMmapPage)(unsafe.Pointer(&pages[0]))
-	return &perfRing{cpu: cpu, fd: fd, pages: pages, meta: meta, data: pages[page:]}, nil
-}
-
-func (r *perfRing) Close() error { return errors.Join(unix.Munmap(r.pages), unix.Close(r.fd)) }
-
-// u32 returns what is at a position that is a multiple of 4.
-func (r *perfRing) u32(pos uint64) uint32 {
-	return binary.NativeEndian.Uint32(r.data[pos&uint64(len(r.data)-1):])
+	return &perfRing{Ring: r, cpu: cpu}, nil
 }
 
 // take returns the next record, in buf if it fits, or nil if the last look saw no more. It skips the kernel's notices of lost
 // records: countsOf finds what is missing.
 func (r *perfRing) take(buf []byte) ([]byte, error) {
-	// Of a sample: struct perf_event_header, and the length of what the program wrote, rounded up so that all is a
+	// Of a sample: the header, and the length of what the program wrote, rounded up so that all is a
 	// multiple of 8 bytes long (include/uapi/linux/perf_event.h).
-	const header, sample = 8, 8 + 4
-	for r.tail != r.head {
-		kind := r.u32(r.tail)
-		var sizes [4]byte // misc and size
-		binary.NativeEndian.PutUint32(sizes[:], r.u32(r.tail+4))
-		size := uint64(binary.NativeEndian.Uint16(sizes[2:]))
+	const sample = perf.Header + 4
+	for {
+		rec, ok, err := r.Peek()
+		if !ok {
+			return nil, err
+		}
 		var raw []byte
-		if kind == unix.PERF_RECORD_SAMPLE && size >= sample {
-			n := uint64(r.u32(r.tail + header))
-			if n > size-sample {
-				return nil, fmt.Errorf("a sample of %d bytes in a perf record of %d", n, size)
+		if rec.Type == unix.PERF_RECORD_SAMPLE && rec.Size >= sample {
+			n := uint64(r.U32(perf.Header))
+			if n > rec.Size-sample {
+				return nil, fmt.Errorf("a sample of %d bytes in a perf record of %d", n, rec.Size)
 			}
-			raw = r.copy(buf, r.tail+sample, n)
+			raw = r.Copy(buf, sample, n)
 		}
-		if size < header || size > r.head-r.tail {
-			return nil, fmt.Errorf("a perf record of %d bytes where there are %d", size, r.head-r.tail)
-		}
-		r.tail += size
-		atomic.StoreUint64(&r.meta.Data_tail, r.tail)
+		r.Skip(rec)
 		if raw != nil {
 			return raw, nil
 		}
 	}
-	return nil, nil
-}
-
-// copy copies n bytes from a position, in up to two pieces, to buf if they fit.
-func (r *perfRing) copy(buf []byte, pos, n uint64) []byte {
-	from := r.data[pos&uint64(len(r.data)-1):]
-	if uint64(len(from)) >= n {
-		return append(buf[:0], from[:n]...)
-	}
-	return append(append(buf[:0], from...), r.data[:n-uint64(len(from))]...)
 }

@@ -179,7 +179,7 @@ func TestPerfEventsOfReturningProcessor(t *testing.T) {
 			}
 			// One that took the old event before the new one was there.
 			for _, r := range []*perfRing{old, now} {
-				if err := f.array.Put(uint32(cpu), uint32(r.fd)); err != nil {
+				if err := f.array.Put(uint32(cpu), uint32(r.FD())); err != nil {
 					t.Fatal(err)
 				}
 				emit(5)
