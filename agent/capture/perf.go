@@ -65,7 +65,7 @@ type perfRing struct {
 }
 
 // openPerfEvents opens the events of the processors that are online. ringSize is in bytes for each, and is rounded up;
-// watermark is less. uevents is a socket of openUevents, which is the reader's from then on, or -1.
+// watermark is less. uevents is a socket of perf.OpenUevents, which is the reader's from then on, or -1.
 func openPerfEvents(m *ebpf.Map, ringSize, watermark, uevents int, log *slog.Logger) (_ *perfEvents, err error) {
 	page := os.Getpagesize()
 	pages := (ringSize + page - 1) / page
@@ -74,7 +74,7 @@ func openPerfEvents(m *ebpf.Map, ringSize, watermark, uevents int, log *slog.Log
 		watermark: watermark,
 		log:       log,
 		uevents:   uevents,
-		online:    func() ([]byte, error) { return os.ReadFile("/sys/devices/system/cpu/online") },
+		online:    perf.Online,
 		off:       make([]bool, m.MaxEntries()),
 		message:   make([]byte, 256), // its first line is all that matters
 	}

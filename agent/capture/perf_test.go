@@ -19,8 +19,12 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
+	"droidtap/agent/perf"
 	"droidtap/agent/plugin"
 )
+
+// uevent is how that of a processor begins.
+const uevent = "online@/devices/system/cpu/cpu"
 
 var over = time.Unix(1, 0) // a deadline for a look
 
@@ -355,7 +359,7 @@ func TestPerfEventsLeak(t *testing.T) {
 	}
 	before := held()
 	for range 20 {
-		uevents, err := openUevents()
+		uevents, err := perf.OpenUevents()
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -14,6 +14,7 @@ import (
 	"github.com/cilium/ebpf"
 
 	"droidtap/agent/pcapng"
+	"droidtap/agent/perf"
 	"droidtap/agent/plugin"
 )
 
@@ -79,7 +80,7 @@ func openRing(m *ebpf.Map, buffer, wakeup int, latency time.Duration, log *slog.
 	}
 	perCPU := max(buffer/cpus, minPerCPU)
 	// Before the events: a processor that comes online in between is not missed.
-	uevents, err := openUevents()
+	uevents, err := perf.OpenUevents()
 	if err != nil {
 		log.Warn("packets will be dropped on processors that come online", "because", err)
 	}

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package capture
+package perf
 
 import (
 	"errors"
@@ -21,7 +21,7 @@ func TestUevents(t *testing.T) {
 	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
 		t.Fatal(err)
 	}
-	fd, err := openUevents()
+	fd, err := OpenUevents()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -67,7 +67,7 @@ func TestCameOnline(t *testing.T) {
 		"offline@/devices/system/cpu/cpu1\x00": -1,
 		"":                                     -1,
 	} {
-		cpu, ok := cameOnline([]byte(message))
+		cpu, ok := CameOnline([]byte(message))
 		if !ok {
 			cpu = -1
 		}
@@ -88,7 +88,7 @@ func TestListed(t *testing.T) {
 	} {
 		var got []int
 		for cpu := range 10 {
-			if listed(list, cpu) {
+			if Listed(list, cpu) {
 				got = append(got, cpu)
 			}
 		}
