@@ -95,12 +95,16 @@ type Statistics struct {
 	Comment    string
 }
 
-// Secrets are what decrypts the packets behind them (section 4.7). They are repeated at the start of each file, those of the
-// 4,096 keys that were written last, until others have the same Key.
+// Secrets are what decrypts the packets behind them (section 4.7). They are repeated at the start of each file, in one block for each
+// Key, until others have the same Key: those of the 4,096 keys that were written last, or fewer if they are more than 4 MiB in
+// all. Writer.Forgotten tells how many are not.
+//
+// Data that begins with what Key had before adds the rest only to the file that is written. Each block must be readable alone, so
+// that of TLSKeyLog is whole lines, each with its newline: that is the caller's duty.
 type Secrets struct {
 	Key  string // for the caller to choose: a connection's name, say
 	Type SecretsType
-	Data []byte // at most 262,144 bytes are written; none: those of Key are not repeated any more
+	Data []byte // at most 262,144 bytes are written, of lines the whole ones; none: those of Key are not repeated any more
 }
 
 // SecretsType tells what Secrets have in their Data.
