@@ -33,8 +33,9 @@ struct secret {
 	__u32 uid;	  /* of the thread, the real one */
 	__u32 size;	  /* bytes of the secret, as the argument says */
 	__u32 label_size; /* bytes of the label, as the argument says; 0: it ends with a zero */
+	__u16 number;	  /* of the function: settings.number */
 	__u8 failed;	  /* enum failure, or-ed */
-	__u8 pad[3];
+	__u8 pad;
 	__u8 label[LABEL]; /* cut; what lies behind its zero means nothing */
 	__u8 random[RANDOM];
 	__u8 secret[SECRET]; /* cut; zeros behind it */
@@ -48,6 +49,7 @@ struct settings {
 	__u32 label, label_size, random, secret, size;
 	__u32 steps; /* of path, 1 to STEPS */
 	__u32 path[STEPS];
+	__u32 number; /* of the function, for records */
 };
 
 const volatile struct settings settings;
@@ -183,6 +185,7 @@ int secret(void *ctx)
 	s->pid = id >> 32;
 	s->tid = id;
 	s->uid = bpf_get_current_uid_gid();
+	s->number = settings.number;
 	s->label_at = (__u64)untagged(word(ctx, settings.label));
 	label_size = word(ctx, settings.label_size);
 	s->label_size = label_size > 0xffffffff ? 0xffffffff : label_size;

@@ -29,7 +29,7 @@ func TestABI(t *testing.T) {
 
 func TestParseReadsWhatPutWrote(t *testing.T) {
 	want := secret{
-		Time: 1<<40 + 1, Base: 1<<40 + 2, LabelAt: 1<<40 + 3, PID: 4, TID: 5, UID: 6, Size: 7, LabelSize: 8,
+		Time: 1<<40 + 1, Base: 1<<40 + 2, LabelAt: 1<<40 + 3, PID: 4, TID: 5, UID: 6, Size: 7, LabelSize: 8, Number: 12,
 		Failed: noRandom | noSecret, Label: [48]byte{'l', 'a'}, Random: [32]byte{9}, Secret: [64]byte{10, 63: 11},
 	}
 	raw := make([]byte, secretSize)

@@ -23,8 +23,8 @@ import (
 // prober has the calls of functions recorded.
 type prober interface {
 	// probe records the calls of a function in a file, whose ELF header is at base, until what it returns is closed. f may be
-	// closed before. It may be called from any goroutine.
-	probe(f *os.File, base int64, fn tlslib.Function) (io.Closer, error)
+	// closed before. number is in the records. It may be called from any goroutine.
+	probe(f *os.File, base int64, fn tlslib.Function, number uint16) (io.Closer, error)
 }
 
 // ringSize is how many bytes of records may wait: those of 60 handshakes.
@@ -35,6 +35,7 @@ type settings struct {
 	Label, LabelSize, Random, Secret, Size uint32
 	Steps                                  uint32 // of Path
 	Path                                   [4]uint32
+	Number                                 uint32
 }
 
 // words is how many of struct pt_regs the program can read.
@@ -48,13 +49,15 @@ func settingsOf(fn tlslib.Function) (settings, error) {
 	if fn.Machine != machines[runtime.GOARCH] {
 		return settings{}, fmt.Errorf("it is for %v", fn.Machine)
 	}
-	for _, r := range []tlslib.Register{fn.Label, fn.Random, fn.Secret, fn.Size} {
+	for _, r := range []tlslib.Register{fn.Random, fn.Secret, fn.Size} {
 		if r >= words {
 			return settings{}, fmt.Errorf("an argument is in word %d of the registers, and only %d can be read", r, words)
 		}
 	}
-	if fn.LabelSize >= words && fn.LabelSize != tlslib.NoRegister {
-		return settings{}, fmt.Errorf("the label's size is in word %d of the registers, and only %d can be read", fn.LabelSize, words)
+	for _, r := range []tlslib.Register{fn.Label, fn.LabelSize} {
+		if r >= words && r != tlslib.NoRegister {
+			return settings{}, fmt.Errorf("the label is in word %d of the registers, and only %d can be read", r, words)
+		}
 	}
 	s := settings{
 		Label:     uint32(fn.Label),
@@ -94,11 +97,12 @@ type programs struct {
 	awake atomic.Bool
 }
 
-func (p *programs) probe(f *os.File, base int64, fn tlslib.Function) (_ io.Closer, err error) {
+func (p *programs) probe(f *os.File, base int64, fn tlslib.Function, number uint16) (_ io.Closer, err error) {
 	set, err := settingsOf(fn)
 	if err != nil {
 		return nil, err
 	}
+	set.Number = uint32(number)
 	offset, err := start(f, base, fn)
 	if err != nil {
 		return nil, err

@@ -144,7 +144,7 @@ func forBoth(t *testing.T, test func(t *testing.T, r *ring)) {
 func TestProgramTellsASecret(t *testing.T) {
 	forBoth(t, func(t *testing.T, r *ring) {
 		f, fn := target(t, false)
-		p, err := r.probe(f, 0, fn)
+		p, err := r.probe(f, 0, fn, 0)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -183,7 +183,7 @@ func TestProgramTellsWhatItCouldNotRead(t *testing.T) {
 	known, _ := known(1) // what is allocated, and not yet written to, need not be in memory
 	forBoth(t, func(t *testing.T, r *ring) {
 		f, fn := target(t, false)
-		p, err := r.probe(f, 0, fn)
+		p, err := r.probe(f, 0, fn, 0)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -220,7 +220,7 @@ func TestProgramTellsWhatItCouldNotRead(t *testing.T) {
 func TestProgramReadsALabelWithASize(t *testing.T) {
 	forBoth(t, func(t *testing.T, r *ring) {
 		f, fn := target(t, true)
-		p, err := r.probe(f, 0, fn)
+		p, err := r.probe(f, 0, fn, 0)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -250,7 +250,7 @@ func TestProgramReadsALabelThatIsNotInMemory(t *testing.T) {
 	}
 	forBoth(t, func(t *testing.T, r *ring) {
 		f, fn := target(t, false)
-		p, err := r.probe(f, 0, fn)
+		p, err := r.probe(f, 0, fn, 0)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -276,7 +276,7 @@ func TestProgramReadsALabelThatIsNotInMemory(t *testing.T) {
 func TestProgramCountsWhatFindsNoRoom(t *testing.T) {
 	r := openRing(t, false)
 	f, fn := target(t, false)
-	p, err := r.probe(f, 0, fn)
+	p, err := r.probe(f, 0, fn, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -305,7 +305,7 @@ func TestProgramFindsAFunctionInAPart(t *testing.T) {
 	f, fn := target(t, false)
 	const base = 0x1000
 	fn.Offset -= base
-	p, err := r.probe(f, base, fn)
+	p, err := r.probe(f, base, fn, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -338,7 +338,7 @@ func TestProgramRefusesWhatCannotBe(t *testing.T) {
 	} {
 		fn := good
 		c.change(&fn)
-		if p, err := r.probe(f, c.base, fn); err == nil || !strings.Contains(err.Error(), c.want) {
+		if p, err := r.probe(f, c.base, fn, 0); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: %v, %v", c.rule, p, err)
 		}
 	}
@@ -347,7 +347,7 @@ func TestProgramRefusesWhatCannotBe(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer pipe.Close()
-	if _, err := r.probe(pipe, 0, good); err == nil {
+	if _, err := r.probe(pipe, 0, good, 0); err == nil {
 		t.Error("a pipe has no instructions")
 	}
 }

@@ -23,8 +23,9 @@ type secret struct {
 	UID       uint32 // of the thread; unknown if nobody can say any more
 	Size      uint32 // bytes of the secret, as the argument says
 	LabelSize uint32 // bytes of the label, as the argument says; 0: it ends with a zero
+	Number    uint16 // of the function
 	Failed    uint8  // noLabel, noRandom, noSecret
-	Pad       [3]uint8
+	Pad       uint8
 	Label     [48]byte // cut, and zeros
 	Random    [32]byte
 	Secret    [64]byte // cut, and zeros
@@ -62,7 +63,8 @@ func (r *reader) parse(raw []byte) (s secret, err error) {
 		UID:       ne.Uint32(raw[32:]),
 		Size:      ne.Uint32(raw[36:]),
 		LabelSize: ne.Uint32(raw[40:]),
-		Failed:    raw[44],
+		Number:    ne.Uint16(raw[44:]),
+		Failed:    raw[46],
 		Label:     [48]byte(raw[48:96]),
 		Random:    [32]byte(raw[96:128]),
 		Secret:    [64]byte(raw[128:192]),
@@ -82,7 +84,8 @@ func (s *secret) put(to []byte) {
 	ne.PutUint32(to[32:], s.UID)
 	ne.PutUint32(to[36:], s.Size)
 	ne.PutUint32(to[40:], s.LabelSize)
-	copy(to[44:], []byte{s.Failed, 0, 0, 0})
+	ne.PutUint16(to[44:], s.Number)
+	to[46], to[47] = s.Failed, 0
 	copy(to[48:], s.Label[:])
 	copy(to[96:], s.Random[:])
 	copy(to[128:], s.Secret[:])
