@@ -38,6 +38,17 @@ func (x *x86) address(s *state, pc uint64) value {
 	return value{}
 }
 
+// unindexed is the address of the operand in memory with an index of 0.
+func (x *x86) unindexed(s *state) value {
+	if x.base < 0 {
+		return value{}
+	}
+	if x.index >= 0 && s.regs[x.index].kind == path {
+		return s.regs[x.index].plus(x.disp)
+	}
+	return s.regs[x.base].plus(x.disp)
+}
+
 // write forgets the operand of modrm.
 func (x *x86) write(s *state, pc uint64, t *step) {
 	if !x.memory() {
@@ -259,6 +270,9 @@ func (x *x86) twoBytes(s *state, pc uint64, t *step) {
 	case op == 0xa2 || op == 0x01 || op == 0x31 || op == 0xc7:
 		s.regs[rax], s.regs[rcx], s.regs[rdx], s.regs[3] = value{}, value{}, value{}, value{}
 	case op&^15 == 0x40, op|1 == 0xb7, op|1 == 0xbf, op == 0xaf, op|1 == 0xbd, op == 0xb8:
+		if op == 0xb6 && x.memory() {
+			t.base = x.unindexed(s)
+		}
 		s.regs[x.reg] = value{} // cmovcc, movzx, movsx, imul, bit scans
 	case op&^15 == 0x90: // setcc
 		x.write(s, pc, t)

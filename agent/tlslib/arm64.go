@@ -194,6 +194,12 @@ func armMemory(s *state, w uint32) step {
 			imm, mode = sext(w>>12, 9), w>>10&3
 		}
 	default: // by a register, exclusive, literal, several vectors
+		if !vec && w>>21&0x1ff == 0x1c3 && w>>10&3 == 2 { // ldrb wt, [xn, xm]
+			t.base = s.regs[rn]
+			if i := s.get(w >> 16); i.kind == path {
+				t.base = i
+			}
+		}
 		if s.vecs[rt] = (value{}); !vec && rt != 31 {
 			s.set(rt, value{})
 		}
@@ -206,6 +212,9 @@ func armMemory(s *state, w uint32) step {
 	regs := &s.regs
 	if vec {
 		regs = &s.vecs
+	}
+	if isLoad && !vec && scale == 0 {
+		t.base = at
 	}
 	if isLoad {
 		armLoad(s, regs, w, at, pair, scale, vec)

@@ -17,16 +17,17 @@ var labels = [...]string{
 
 const (
 	earlyExporter = 1 << 7
-	maxLabels     = 256 // places of labels in a file
-	overlap       = 64  // bytes, more than the longest label
+	maxLabels     = 256  // places of labels in a file
+	maxReferences = 1024 // to labels in code: real files have some 20
+	overlap       = 64   // bytes, more than the longest label
 )
 
-// findLabels finds the places of labels that end with a zero: a linker may have merged a label into the end of a longer one. loose
-// counts those that do not: strings of Go and Rust.
-func findLabels(m *image) (at map[uint64]uint8, loose int, err error) {
-	at = map[uint64]uint8{}
+// findLabels finds the places of labels that end with a zero (those of Go and Rust do not): a linker may have merged a label into
+// the end of a longer one.
+func findLabels(m *image) (map[uint64]uint8, error) {
+	at := map[uint64]uint8{}
 	for _, l := range m.loads {
-		err = m.pieces(l, overlap, func(addr uint64, b []byte) bool {
+		err := m.pieces(l, overlap, func(addr uint64, b []byte) bool {
 			for i, label := range labels {
 				for p := 0; len(at) < maxLabels; p++ {
 					j := bytes.Index(b[p:], []byte(label))
@@ -36,18 +37,16 @@ func findLabels(m *image) (at map[uint64]uint8, loose int, err error) {
 					p += j
 					if e := p + len(label); e < len(b) && b[e] == 0 {
 						at[addr+uint64(p)] = 1 << i
-					} else if e < len(b) {
-						loose++
 					}
 				}
 			}
 			return true
 		})
 		if err != nil {
-			return nil, 0, err
+			return nil, err
 		}
 	}
-	return at, loose, nil
+	return at, nil
 }
 
 // votes are the labels with which a function is called: by calls, and by jumps (which may be last calls, or no calls at all).
@@ -83,6 +82,7 @@ func tally(m *image, cpu processor, at map[uint64]uint8) (map[uint64]votes, erro
 		scan = scanARM64
 	}
 	var last uint64 // pieces overlap: no code twice
+	count := 0
 	for _, l := range m.loads {
 		if !l.exec {
 			continue
@@ -90,8 +90,9 @@ func tally(m *image, cpu processor, at map[uint64]uint8) (map[uint64]votes, erro
 		last = 0
 		err := m.pieces(l, overlap, func(addr uint64, b []byte) bool {
 			scan(m, addr, b, at, func(pc uint64, reg int, label uint64) {
-				if pc > last {
+				if pc > last && count < maxReferences {
 					last = pc
+					count++
 					found(pc, reg, label)
 				}
 			})
@@ -114,7 +115,7 @@ func scanAMD64(m *image, addr uint64, b []byte, at map[uint64]uint8, found func(
 				continue
 			}
 			if v := uint64(binary.LittleEndian.Uint32(b[i+1:])); v-low <= high && at[v] != 0 {
-				found(addr+uint64(i)+5, int(b[i]&7|b[i-1]>>4/4%2*b[i-1]&1<<3), v)
+				found(addr+uint64(i)+5, int(b[i]&7), v)
 			}
 			continue
 		}

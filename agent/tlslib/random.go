@@ -75,18 +75,43 @@ func accessorWay(m *image, cpu processor, addr uint64) (value, bool) {
 }
 
 // functionWay is the way that the function itself takes, which writes a line with the random: it hands it on, with 32 as the
-// argument after it.
+// argument after it, or reads it byte by byte.
 func functionWay(m *image, cpu processor, addr uint64) (value, bool) {
-	args, found := cpu.arguments(), ways{}
+	args, handed, read := cpu.arguments(), ways{}, ways{}
 	w := walk{m: m, cpu: cpu, steps: 2000, branches: true}
 	w.called = func(s *state, target uint64, tail bool) bool {
 		for i := range len(args) - 1 {
 			if s.regs[args[i+1]].is(randomSize) {
-				found.add(s.regs[args[i]])
+				handed.add(s.regs[args[i]])
 			}
 		}
-		return !tail || target-addr < 4096
+		return true
+	}
+	// Only with a pointer between: the struct itself has bytes of other kinds.
+	w.read = func(base value) {
+		if base.depth > 0 {
+			read.add(base)
+		}
 	}
 	w.run(addr, cpu.start())
-	return found.best()
+	if way, ok := handed.best(); ok {
+		return way, true
+	}
+	return read.first()
+}
+
+// first is the lowest of ways to the bytes of one random.
+func (w ways) first() (way value, ok bool) {
+	for v := range w {
+		if !ok || v.off[v.depth] < way.off[way.depth] {
+			way, ok = v, true
+		}
+	}
+	for v := range w {
+		v, n := v.under()
+		if base, first := way.under(); v != base || n-first >= randomSize {
+			return way, false
+		}
+	}
+	return way, ok
 }

@@ -110,6 +110,8 @@ type step struct {
 	at     value
 	width  int64 // bytes of each; 0: it stores nothing
 	copied bool  // x86_64's rep movs: it copies from rsi to rdi
+	// base is the address of a load of one byte, without its index.
+	base value
 }
 
 // processor is the code of an architecture.
@@ -134,6 +136,7 @@ type walk struct {
 	called func(s *state, target uint64, tail bool) bool
 	stored func(at, v value)
 	copied func(s *state)
+	read   func(base value) // of a byte, told once for each instruction
 }
 
 func (w *walk) run(pc uint64, s state) {
@@ -157,6 +160,9 @@ func (w *walk) run(pc uint64, s state) {
 			t := w.cpu.step(s, w.m.at(p.pc, 16), p.pc)
 			if t.size == 0 || t.flow == end {
 				break
+			}
+			if w.read != nil && t.base.kind == path && seen[p.pc] == 1 {
+				w.read(t.base)
 			}
 			w.tell(s, t)
 			p.pc += t.size
