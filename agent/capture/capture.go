@@ -169,6 +169,7 @@ func Run(ctx context.Context, abort <-chan struct{}, cfg Config) (sum Summary, e
 // run reads and writes until the end, then detaches, drains the rings and closes
 // the file. It fills in sum.
 func (c *capture) run(ctx context.Context, t plugin.Target, sum *Summary, head pcapng.Section) error {
+	c.writer.hold = newHold(c.followers(), c.Classic)
 	written := make(chan error, 1)
 	go func() { written <- c.writer.run(head) }()
 	c.begin()
@@ -191,6 +192,7 @@ func (c *capture) run(ctx context.Context, t plugin.Target, sum *Summary, head p
 	sum.File, sum.Files = c.writer.path, c.writer.opened
 	sum.Captured = c.writer.written.Load()
 	sum.Ignored = c.ignored + c.writer.lost()
+	sum.Notes = append(sum.Notes, c.writer.remarks()...)
 	return err
 }
 
@@ -222,6 +224,16 @@ func (c *capture) mixed() bool {
 		m, ok := p.Source.(plugin.Mixer)
 		return ok && m.Mixed()
 	})
+}
+
+// followers returns the sources that are to see each packet.
+func (c *capture) followers() (all []plugin.Follower) {
+	for _, r := range c.running {
+		if f, ok := r.Source.(plugin.Follower); ok {
+			all = append(all, f)
+		}
+	}
+	return all
 }
 
 // load loads the objects of every source and opens their rings. A probe that cannot

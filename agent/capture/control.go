@@ -87,6 +87,7 @@ func (ctl *Control) Replace(ctx context.Context, expr string) (err error) {
 // The path is "" where the file has no packet yet. The error wraps ErrNotRunning, or is a usage error where there is but one file.
 func (ctl *Control) Rotate() (path string, err error) {
 	failed := ctl.write(func(w *writer) {
+		w.catchUp()
 		switch {
 		case w.file == nil || w.files.packets == 0:
 		case !w.several():
@@ -99,8 +100,13 @@ func (ctl *Control) Rotate() (path string, err error) {
 	return path, errors.Join(failed, err)
 }
 
-// Flush has what was captured so far written. The error wraps ErrNotRunning.
-func (ctl *Control) Flush() error { return ctl.write((*writer).flush) }
+// Flush has what was captured so far written, what waits for a plugin.Follower included. The error wraps ErrNotRunning.
+func (ctl *Control) Flush() error {
+	return ctl.write(func(w *writer) {
+		w.catchUp()
+		w.flush()
+	})
+}
 
 // write has f done with the writer of the running capture.
 func (ctl *Control) write(f func(*writer)) error {

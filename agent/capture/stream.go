@@ -58,7 +58,7 @@ func (c *capture) read(r *running, s *stream) {
 		go st.run()
 		send, end = st.put, st.end
 	}
-	t, err := read(s.ring, s.decode, c.writer.empty, send, s.settle != nil)
+	t, err := read(s.ring, s.decode, c.writer.empty, send, s.settle != nil || c.writer.hold != nil)
 	end()
 	if err != nil {
 		err = fmt.Errorf("probe %s: %w", r.Name, err)

@@ -35,6 +35,7 @@ type writer struct {
 	format  func(io.Writer, pcapng.Section) *pcapng.Writer
 	after   func(time.Duration) <-chan time.Time
 	now     func() time.Time
+	hold    *hold // nil: what comes is written at once
 
 	mu    sync.Mutex
 	aside []pcapng.Block // guarded by mu: to be written before the next batch
@@ -53,6 +54,7 @@ type writer struct {
 	misfits   bool           // that some have another link type than their file was said
 	notes     map[int][]note // by interface: comments for its next packet
 	pause     pause
+	unflushed bool // something was handed to out since the last flush
 }
 
 // pause is when the output has failed and may do so no more.
@@ -110,7 +112,7 @@ func (w *writer) run(head pcapng.Section) error {
 		w.written.Store(w.out.Packets())
 		select {
 		case b, open := <-w.in:
-			if open && len(b.blocks) == 0 {
+			if open && len(b.blocks) == 0 && !w.hold.waits() { // what waits may share its arena
 				w.recycle(b)
 				continue
 			}
@@ -118,13 +120,14 @@ func (w *writer) run(head pcapng.Section) error {
 			if !open {
 				return w.finish()
 			}
-			w.writeAll(b.blocks)
-			w.recycle(b)
+			w.take(b)
 		case <-w.more:
 			w.writeAside()
+		case <-w.hold.due():
+			w.hold.timer = nil
+			w.writeDue()
 		case f := <-w.asked:
-			f() // leaves nothing to be flushed: a question has nothing written or synced
-			continue
+			f() // as a rule that leaves nothing to be flushed: a question has nothing written or synced
 		case <-w.over:
 			w.over = nil
 			w.fits()
@@ -135,6 +138,7 @@ func (w *writer) run(head pcapng.Section) error {
 			continue
 		}
 		switch {
+		case !w.unflushed:
 		case w.eager:
 			w.flush()
 		case due == nil:
@@ -145,6 +149,7 @@ func (w *writer) run(head pcapng.Section) error {
 
 // finish ends the last file. Its statistics have been sent.
 func (w *writer) finish() error {
+	w.writeKept()
 	w.flush()
 	w.written.Store(w.out.Packets())
 	w.files.end()
@@ -189,7 +194,16 @@ func (w *writer) writeAside() {
 	blocks := w.aside
 	w.aside = nil
 	w.mu.Unlock()
-	w.writeAll(blocks)
+	if w.hold == nil {
+		w.writeAll(blocks)
+		return
+	}
+	for i, b := range blocks {
+		if b, ok := b.(*pcapng.Interface); ok && w.hold.describe(b) {
+			w.writeKept() // the packets that wait are of the interface that had the index when they came
+		}
+		w.writeAll(blocks[i : i+1])
+	}
 }
 
 func (w *writer) writeAll(blocks []pcapng.Block) {
@@ -203,6 +217,7 @@ func (w *writer) writeAll(blocks []pcapng.Block) {
 			w.write(b)
 		}
 	}
+	w.unflushed = w.unflushed || len(blocks) > 0
 }
 
 // recycle gives a reader's batch back.

@@ -171,6 +171,7 @@ func (w *writer) tell(p *pcapng.Packet) {
 }
 
 func (w *writer) flush() {
+	w.unflushed = false
 	if !w.working() {
 		return
 	}

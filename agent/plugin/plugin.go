@@ -117,7 +117,10 @@ type Follower interface {
 	// Follow is called for each packet when it comes to the writer, on the writer's goroutine: it must not block, and keeps
 	// nothing of p.
 	Follow(p *pcapng.Packet, link pcapng.LinkType)
-	// Lead is how long each packet waits from then on until it is written.
+	// Lead is how long each packet waits from then on until it is written, behind all that was emitted meanwhile: the longest
+	// of all sources that run counts. It is asked once, behind Attach. A packet waits for less where more than 16 MiB wait, at the
+	// end of the capture, where someone asks for what was captured so far, and where an interface's index becomes another's; and
+	// not at all for a pcap file, which has nothing but packets.
 	Lead() time.Duration
 }
 
@@ -215,7 +218,7 @@ type Target struct {
 	// Stream has a ring read that is not the events map of the source's object, until it is flushed and empty; then it is closed.
 	Stream func(Stream)
 	// Emit hands a block that is no record (an interface description, say) to
-	// the writer, and does not wait for it. The comment of statistics is repeated at the next packet of their interface that is not older: programs that
+	// the writer, and does not wait for it. It is written ahead of the packets that wait for a Follower. The comment of statistics is repeated at the next packet of their interface that is not older: programs that
 	// show captures show it there.
 	Emit func(pcapng.Block)
 	// Fail ends the capture with err: the source has nothing left to watch.
