@@ -258,41 +258,48 @@ func (b blocked) Write([]byte) (int, error) { <-b.end; return 0, io.ErrClosedPip
 
 // The arena that small batches share is not used again while one of them waits, be the one that owns it left without blocks.
 func TestHeldArenas(t *testing.T) {
-	const records, size = 20_000, 128
-	var file bytes.Buffer
-	w := writerTo(t, &file, 0, false)
-	w.hold = newHold([]plugin.Follower{&follower{lead: time.Millisecond}}, false)
-	ended := make(chan error)
-	go func() { ended <- w.run(pcapng.Section{}) }()
-	w.put(&pcapng.Interface{Name: "rmnet0"})
-	s := newStage(func(blocks []pcapng.Block, _ bool) int {
-		for i, b := range blocks {
-			if b.(*pcapng.Packet).Time%3 != 0 {
-				blocks[i] = nil
+	for _, lead := range []time.Duration{0, time.Millisecond, time.Hour} {
+		t.Run(lead.String(), func(t *testing.T) {
+			const records, size = 20_000, 128
+			var file bytes.Buffer
+			w := writerTo(t, &file, 0, false)
+			w.hold = newHold([]plugin.Follower{&follower{lead: lead}}, false)
+			ended := make(chan error)
+			go func() { ended <- w.run(pcapng.Section{}) }()
+			w.put(&pcapng.Interface{Name: "rmnet0"})
+			s := newStage(everyThird, func(b *batch) { w.in <- b }, nil)
+			go s.run()
+			_, err := read(&pausing{busyRing: busyRing{records, size, true}}, numbered{}.Decode, w.empty, s.put, true)
+			s.end()
+			close(w.in)
+			if err := errors.Join(err, <-ended); err != nil {
+				t.Fatal(err)
 			}
-		}
-		return len(blocks)
-	}, func(b *batch) { w.in <- b }, nil)
-	go s.run()
-	_, err := read(&pausing{busyRing: busyRing{records, size, true}}, numbered{}.Decode, w.empty, s.put, true)
-	s.end()
-	close(w.in)
-	if err := errors.Join(err, <-ended); err != nil {
-		t.Fatal(err)
+			le, n := binary.LittleEndian, 0
+			for b := file.Bytes(); len(b) > 0; b = b[le.Uint32(b[4:]):] {
+				if le.Uint32(b) != 6 {
+					continue
+				}
+				n++
+				if time, number := le.Uint32(b[16:]), le.Uint64(b[28:]); uint64(time) != number {
+					t.Fatalf("the packet of time %d has the bytes of %d", time, number)
+				}
+			}
+			if n != (records+2)/3 {
+				t.Errorf("%d packets", n)
+			}
+		})
 	}
-	le, n := binary.LittleEndian, 0
-	for b := file.Bytes(); len(b) > 0; b = b[le.Uint32(b[4:]):] {
-		if le.Uint32(b) != 6 {
-			continue
-		}
-		n++
-		if time, number := le.Uint32(b[16:]), le.Uint64(b[28:]); uint64(time) != number {
-			t.Fatalf("the packet of time %d has the bytes of %d", time, number)
+}
+
+// everyThird leaves the others out.
+func everyThird(blocks []pcapng.Block, _ bool) int {
+	for i, b := range blocks {
+		if b.(*pcapng.Packet).Time%3 != 0 {
+			blocks[i] = nil
 		}
 	}
-	if n != (records+2)/3 {
-		t.Errorf("%d packets", n)
-	}
+	return len(blocks)
 }
 
 func BenchmarkWriter(b *testing.B) {

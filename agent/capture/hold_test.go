@@ -103,6 +103,15 @@ func (h *holding) secret(text string) {
 	h.emit(&pcapng.Secrets{Key: text, Type: pcapng.TLSKeyLog, Data: []byte(text)})
 }
 
+// unseen puts secrets of which the writer does not learn by itself.
+func (h *holding) unseen(text string) {
+	h.do(func() {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		h.aside = append(h.aside, &pcapng.Secrets{Key: text, Type: pcapng.TLSKeyLog, Data: []byte(text)})
+	})
+}
+
 func (h *holding) emit(blocks ...pcapng.Block) {
 	h.put(blocks...)
 	for written := false; !written; {
@@ -198,11 +207,7 @@ var holdCases = []struct {
 	{
 		"secrets that come with the end of the time are ahead", numberedFiles{}, func(h *holding) {
 			h.come(1)
-			h.do(func() {
-				h.mu.Lock()
-				h.aside = append(h.aside, &pcapng.Secrets{Key: "a", Type: pcapng.TLSKeyLog, Data: []byte("a")})
-				h.mu.Unlock()
-			})
+			h.unseen("a")
 			h.tick(holdLead)
 		},
 		[]string{"a 1"}, []string{"a 1"},
@@ -269,10 +274,11 @@ var holdCases = []struct {
 	{
 		"a flush writes what waits", numberedFiles{}, func(h *holding) {
 			h.come(1)
+			h.unseen("a")
 			(&Control{c: &capture{writer: h.writer}}).Flush()
 			h.come(2)
 		},
-		[]string{"1"}, []string{"1 2"},
+		[]string{"a 1"}, []string{"a 1 2"},
 	},
 	{
 		"what waits is of the file that is ended by request", numberedFiles{}, func(h *holding) {
