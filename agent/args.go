@@ -23,7 +23,16 @@ var errOption = errors.New("")
 // text/template. A template calls methods by name, so that no exported method of any
 // type could be left out: 1.0 MB on the phone.
 func perform(app *cli.App, argv []string) error {
-	args, err := normalise(argv, app.Flags, app.Commands)
+	line, err := reword(argv, app.Flags, words())
+	if err != nil {
+		return err
+	}
+	if line.help {
+		_, err := io.WriteString(app.Writer, commandHelp(commandOf(line.word)))
+		return err
+	}
+	line.note(app)
+	args, err := normalise(line.argv, app.Flags, app.Commands)
 	if err != nil {
 		return err
 	}
@@ -36,11 +45,14 @@ func perform(app *cli.App, argv []string) error {
 		return err
 	}
 	if c.Bool("help") {
-		_, err := io.WriteString(app.Writer, help(app.Flags, app.Commands))
+		_, err := io.WriteString(app.Writer, help(app.Flags, append(slices.Clip(app.Commands), commandsOf(words())...)))
 		return err
 	}
+	if wordOf(c.Args().First(), words()) != nil {
+		return plugin.Usagef("%s is the first word of a command line, before all options but -v", c.Args().First())
+	}
 	command := app.Command(c.Args().First())
-	if command == nil || e.file != nil { // a command has no file of flags
+	if command == nil || e.file != nil || line.word != nil { // a command has no file of flags, and no word before it
 		return e.blamed(app.Action(c), func(args []string) error { return try(app, args) })
 	}
 	if c, err = parse(app, c, optionsOf(command), c.Args().Tail()); err != nil {

@@ -127,6 +127,9 @@ func capturePackets(c *cli.Context, said *messages, cfg capture.Config, unshed e
 	if unshed != nil {
 		cfg.Log.Warn("the capture keeps all capabilities", "error", unshed)
 	}
+	for _, text := range notes(c.App) {
+		cfg.Log.Warn(text)
+	}
 	slog.SetDefault(cfg.Log) // what a plugin says while it opens something
 	ctx, abort, stop := signals(c.Context, toStdout, u)
 	defer stop()

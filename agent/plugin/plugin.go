@@ -53,9 +53,31 @@ type Probe struct {
 	// expression; none may be a word of pcap-filter. They have Flags and an Action; what
 	// else cli would do for a command (Before, After, Subcommands) is not done here.
 	Commands []*cli.Command
+	// Word is another spelling of a capture; nil: there is none.
+	Word *Word
 	// New makes the source for one capture from its flags, without touching
 	// the kernel. It returns nil, nil when the flags did not ask for the probe.
 	New func(*cli.Context) (Source, error)
+}
+
+// Word is what the first word of the command line, behind -v as for commands, may be: the options behind it are then those of
+// another program besides the agent's own, and are made into the agent's. The expression behind them stays as it is. It is no word
+// of pcap-filter.
+type Word struct {
+	Name, Usage string
+	// Flags are the options of the other program. Where one has a name of the agent's, that name takes a value if this one does.
+	// Only their names, and whether they take a value, count.
+	Flags []cli.Flag
+	// Rewrite returns options of the agent in place of those that were typed, in their order, and what is to be said about them
+	// once, a line each. Its errors are usage errors.
+	Rewrite func(typed []Option) (rewritten []Option, notes []string, err error)
+}
+
+// Option is an option as it is typed, without dashes, and its value if it takes one.
+type Option struct {
+	Name   string
+	Valued bool
+	Value  string
 }
 
 // Source is a probe configured for one capture. Its methods are called in the
