@@ -64,7 +64,11 @@ func reword(argv []string, flags []cli.Flag, words []*plugin.Word) (reworded, er
 		return r, nil
 	}
 	flags = append(slices.Clip(flags), r.word.Flags...)
-	args, err := normalise(argv[first:], flags, nil)
+	behind := slices.Clone(argv[first:])
+	if r.word.Before != nil {
+		behind = append(behind[:1], r.word.Before(behind[1:])...)
+	}
+	args, err := normalise(behind, flags, nil)
 	if err != nil {
 		return r, err
 	}

@@ -68,6 +68,9 @@ type Word struct {
 	// Flags are the options of the other program. Where one has a name of the agent's, that name takes a value if this one does.
 	// Only their names, and whether they take a value, count.
 	Flags []cli.Flag
+	// Before returns the words behind the first one as they are to be taken apart: what a flag cannot say is done there. It may be
+	// nil, and leaves typed as it is.
+	Before func(typed []string) []string
 	// Rewrite returns options of the agent in place of those that were typed, in their order, and what is to be said about them
 	// once, a line each. Its errors are usage errors.
 	Rewrite func(typed []Option) (rewritten []Option, notes []string, err error)
