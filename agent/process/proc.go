@@ -37,6 +37,10 @@ func (p procfs) read(pid int, name string, room []byte) ([]byte, error) {
 	return nil, err
 }
 
+// Start returns when a process began, in clock ticks after boot: it tells it from a later one of the same pid. An error that is
+// fs.ErrNotExist says that the process is gone.
+func Start(pid int) (uint64, error) { return procfs("/proc").start(pid) }
+
 // start returns when a process began, in clock ticks after boot: it tells it from a later one of the same pid.
 func (p procfs) start(pid int) (uint64, error) {
 	var room [1024]byte
