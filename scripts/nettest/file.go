@@ -40,6 +40,14 @@ type Interface struct {
 type File struct {
 	Interfaces []Interface
 	Packets    []Packet
+	Secrets    []Secrets
+}
+
+// Secrets is a decryption secrets block of a capture file.
+type Secrets struct {
+	Type  uint32
+	Text  string
+	Ahead int // the packets ahead of it
 }
 
 var le = binary.LittleEndian
@@ -113,6 +121,8 @@ func pcapng(b []byte) (f File, err error) {
 			}
 		case 6:
 			f.Packets = append(f.Packets, enhanced(body))
+		case 10:
+			f.Secrets = append(f.Secrets, Secrets{le.Uint32(body), string(body[8:][:le.Uint32(body[4:])]), len(f.Packets)})
 		}
 		b = b[size:]
 	}
