@@ -79,6 +79,8 @@ type Running struct {
 	address    string
 	dir, peers string
 	logs       bool
+	// User is whose the clients are.
+	User int
 }
 
 // Start starts the pair's server in a namespace, to be reached from another. With logs the libraries log their secrets.
@@ -121,7 +123,12 @@ func (r *Running) command(s nettest.Space, argv []string, log string) *exec.Cmd 
 		argv = append(argv[:1:1], append([]string{r.keylog, filepath.Join(r.dir, log)}, argv[1:]...)...)
 	}
 	argv = r.program(argv)
-	cmd := s.Command(append([]string{"sh", "-c", `exec "$@" >&2`, "sh"}, argv...)...)
+	argv = append([]string{"sh", "-c", `exec "$@" >&2`, "sh"}, argv...)
+	if r.User != 0 {
+		// What they read and write is root's.
+		argv = append([]string{"setpriv", "--reuid", strconv.Itoa(r.User), "--inh-caps", "+dac_override", "--ambient-caps", "+dac_override"}, argv...)
+	}
+	cmd := s.Command(argv...)
 	cmd.Dir = r.dir
 	cmd.Env = append(os.Environ(), "HOME="+r.dir, "OPENSSL_CONF=/dev/null", "SSLKEYLOGFILE=")
 	if r.logs {

@@ -28,12 +28,12 @@ func TestPairs(t *testing.T) {
 			tcpdump.Stop(t, syscall.SIGINT)
 
 			lines := r.Log(t)
-			if got := Readable(Conversations(t, file, "", p.QUIC), n); got != 0 {
+			if got := p.Readable(Conversations(t, file, "", p.QUIC), n); got != 0 {
 				t.Errorf("%d of %d can be read without a key", got, n)
 			}
 			with := inject(t, file, lines)
 			all := Conversations(t, with, "", p.QUIC)
-			if got := Readable(all, n); got != n {
+			if got := p.Readable(all, n); got != n {
 				t.Errorf("%d of %d can be read with %d lines of the key log: %+v", got, n, len(lines), all)
 			}
 			randoms := map[string]bool{}

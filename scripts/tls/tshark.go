@@ -15,6 +15,7 @@ import (
 // Conversation is what can be read of a connection in a capture.
 type Conversation struct {
 	Random         string // the client's, in hexadecimal; "" without a ClientHello
+	Port           string // the client's
 	Client, Server string // what each says
 }
 
@@ -62,7 +63,8 @@ func Conversations(t testing.TB, file, keys string, quic bool) []Conversation {
 // hellos returns a conversation for each TCP stream, with its client random.
 func hellos(t testing.TB, file string) (all []Conversation) {
 	t.Helper()
-	for line := range strings.Lines(tshark(t, file, "", "-Y", "tcp", "-T", "fields", "-e", "tcp.stream", "-e", "tls.handshake.type", "-e", "tls.handshake.random")) {
+	for line := range strings.Lines(tshark(t, file, "", "-Y", "tcp", "-T", "fields", "-e", "tcp.stream",
+		"-e", "tls.handshake.type", "-e", "tls.handshake.random", "-e", "tcp.srcport")) {
 		f := strings.Split(strings.TrimSuffix(line, "\n"), "\t")
 		i := atoi(t, f[0])
 		for len(all) <= i {
@@ -70,6 +72,9 @@ func hellos(t testing.TB, file string) (all []Conversation) {
 		}
 		if f[1] == "1" {
 			all[i].Random = f[2]
+		}
+		if f[3] != Port {
+			all[i].Port = f[3]
 		}
 	}
 	return all
@@ -129,10 +134,10 @@ func atoi(t testing.TB, s string) int {
 }
 
 // Readable counts the connections of numbers from 0 to n-1 whose request and answer are readable in one conversation.
-func Readable(all []Conversation, n int) (count int) {
+func (p Pair) Readable(all []Conversation, n int) (count int) {
 	for i := range n {
 		for _, c := range all {
-			if strings.Contains(c.Client, Request(i)) && strings.Contains(c.Server, Answer(i)) {
+			if (p.hides && i > 0 || strings.Contains(c.Client, Request(i))) && strings.Contains(c.Server, Answer(i)) {
 				count++
 				break
 			}
