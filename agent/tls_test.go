@@ -1,0 +1,324 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"droidtap/scripts/nettest"
+	"droidtap/scripts/tls"
+)
+
+// tlsConnections is how many each pair makes.
+const tlsConnections = 100
+
+// tlsFilter is what captures of pairs have: TCP and QUIC alike.
+const tlsFilter = "port " + tls.Port
+
+// TestTLS captures 100 connections of each pair of a client and a server, begun before the agent and behind it. What their libraries log is what the
+// agent writes into its key log and its file, line by line and nothing else, and tshark reads all connections from the file alone.
+func TestTLS(t *testing.T) {
+	nettest.Require(t, "agent", "tshark", "curl")
+	for _, p := range tls.Pairs() {
+		t.Run(p.Name, func(t *testing.T) {
+			near, far := nettest.Pair(t)
+			r := p.Start(t, near, far, nettest.Far4, true)
+			dir := t.TempDir()
+			file, keylog := filepath.Join(dir, "tls.pcapng"), filepath.Join(dir, "keys")
+			const before = "# what was there before\n"
+			must(t, os.WriteFile(keylog, []byte(before), 0o600))
+			a := startAgent(t, near, file, "-i", "veth0", "--tls", "--keylog", keylog, tlsFilter)
+			r.Connect(t, 0, tlsConnections)
+			a.Stop(t, syscall.SIGINT)
+
+			want := r.Log(t)
+			text, err := os.ReadFile(keylog)
+			must(t, err)
+			if !strings.HasPrefix(string(text), before) {
+				t.Errorf("the key log does not begin as it did: %.60q", text)
+			}
+			sameLines(t, "key log", want, string(text))
+			f, err := nettest.Read(file)
+			must(t, err)
+			sameLines(t, "secrets of the file", want, secretsOf(t, f))
+			all := tls.Conversations(t, file, "", p.QUIC)
+			if got := p.Readable(all, tlsConnections); got != tlsConnections || len(all) != tlsConnections {
+				t.Errorf("%d of %d connections can be read, of %d in the file\n%s", got, tlsConnections, len(all), a.Stderr())
+			}
+			nothingLeft(t, near)
+		})
+	}
+}
+
+// secretsOf is the text of a file's decryption secrets blocks.
+func secretsOf(t *testing.T, f nettest.File) string {
+	t.Helper()
+	text := ""
+	for _, s := range f.Secrets {
+		if s.Type != 0x544c534b || !strings.HasSuffix(s.Text, "\n") {
+			t.Errorf("a block of secrets of type %#x: %.60q", s.Type, s.Text)
+		}
+		text += s.Text
+	}
+	return text
+}
+
+// sameLines wants the lines of a key log, each once.
+func sameLines(t *testing.T, what string, want []string, text string) {
+	t.Helper()
+	got := tls.Lines(text)
+	if len(want) < tlsConnections {
+		t.Errorf("the libraries have logged %d lines only", len(want))
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("%s: %d lines, the libraries have %d (-libraries +agent):\n%s", what, len(got), len(want), abbreviate(diff))
+	}
+	if n := strings.Count(text, "\n") - strings.Count(text, "#"); n != len(got) {
+		t.Errorf("%s: %d lines, %d of them different", what, n, len(got))
+	}
+}
+
+// pairNamed returns the pair.
+func pairNamed(t *testing.T, name string) tls.Pair {
+	t.Helper()
+	all := tls.Pairs()
+	i := slices.IndexFunc(all, func(p tls.Pair) bool { return p.Name == name })
+	if i < 0 {
+		t.Fatalf("there is no pair %q", name)
+	}
+	return all[i]
+}
+
+// TestTLSRotation rotates the file while connections come and go and one stays. A file with a whole connection lets it be read, with no other; the last
+// with a part of one has all its secrets; and all files behind one another let everything be read.
+func TestTLSRotation(t *testing.T) {
+	nettest.Require(t, "agent", "tshark")
+	near, far := nettest.Pair(t)
+	p := pairNamed(t, "boringssl-14, TLS 1.3, keys updated")
+	r := p.Start(t, near, far, nettest.Far4, true)
+	r6 := pairNamed(t, "boringssl-13, TLS 1.3, keys updated").Start(t, near, far, nettest.Far6, true)
+	dir := t.TempDir()
+	a := nettest.Start(t, near.Command("agent", "-i", "veth0", "--tls", "-w", filepath.Join(dir, "size"), "-C", "40k", tlsFilter), "capturing on")
+	ring := nettest.Start(t, near.Command("agent", "-i", "veth0", "--tls", "-w", filepath.Join(dir, "ring"), "-C", "40k", "-W", "2", tlsFilter), "capturing on")
+	const held = tls.Most - 1
+	resume := r6.Hold(t, held)
+	r.Connect(t, 0, tlsConnections)
+	resume(t)
+	a.Stop(t, syscall.SIGINT)
+	ring.Stop(t, syscall.SIGINT)
+
+	lines := slices.Concat(r.Log(t), r6.Log(t))
+	whole, texts := "", ""
+	paths := family(t, dir, "size")
+	for _, path := range paths {
+		b, err := os.ReadFile(path)
+		must(t, err)
+		whole += string(b)
+	}
+	if len(paths) < 4 {
+		t.Fatalf("there are %d files only", len(paths))
+	}
+	must(t, os.WriteFile(filepath.Join(dir, "whole"), []byte(whole), 0o600))
+	all := tls.Conversations(t, filepath.Join(dir, "whole"), "", false)
+	if got := p.Readable(all, tlsConnections); got != tlsConnections {
+		t.Errorf("%d of %d connections can be read from all files", got, tlsConnections)
+	}
+	if !slices.ContainsFunc(all, func(c tls.Conversation) bool {
+		return strings.Contains(c.Client, tls.Request(held)) && strings.Contains(c.Server, tls.Answer(held))
+	}) {
+		t.Error("the connection that stayed cannot be read from all files")
+	}
+	inFiles(t, paths, all, lines)
+	for _, path := range paths {
+		f, err := nettest.Read(path)
+		must(t, err)
+		texts += secretsOf(t, f)
+	}
+	slices.Sort(lines)
+	if diff := cmp.Diff(lines, tls.Lines(texts)); diff != "" {
+		t.Errorf("secrets of all files (-libraries +agent):\n%s", abbreviate(diff))
+	}
+	left := family(t, dir, "ring")
+	if len(left) != 2 {
+		t.Errorf("-W 2: %d files", len(left))
+	}
+	inFiles(t, left, all, lines)
+	nothingLeft(t, near)
+}
+
+// inFiles looks whether each file lets the connections be read that are whole in it, and whether the last one with data of a connection has all its secrets.
+// all are the connections as they are read from all files.
+func inFiles(t *testing.T, paths []string, all []tls.Conversation, lines []string) {
+	t.Helper()
+	last, alone := map[string]string{}, 0 // the file by the client's port
+	for _, path := range paths {
+		f, err := nettest.Read(path)
+		must(t, err)
+		for _, packet := range f.Packets {
+			if port, ok := tlsPort(packet.Data); ok {
+				last[port] = max(last[port], path)
+			}
+		}
+		for _, c := range tls.Conversations(t, path, "", false) {
+			i := slices.IndexFunc(all, func(w tls.Conversation) bool { return w.Port == c.Port })
+			if i < 0 {
+				t.Errorf("%s: a connection from port %s, which is in no other", path, c.Port)
+				continue
+			}
+			if c.Client == all[i].Client && c.Server == all[i].Server {
+				alone++
+			} else if w := wholeIn(f, c.Port); w {
+				t.Errorf("%s: %q and %q of %q and %q", path, c.Client, c.Server, all[i].Client, all[i].Server)
+			}
+		}
+	}
+	for _, c := range all {
+		path := last[c.Port]
+		if path == "" {
+			continue // in a file that is gone
+		}
+		f, err := nettest.Read(path)
+		must(t, err)
+		has := tls.Lines(secretsOf(t, f))
+		for _, line := range lines {
+			if tls.Random(line) == c.Random && !slices.Contains(has, line) {
+				t.Errorf("%s is the last file of the connection from port %s, and lacks %.60s", path, c.Port, line)
+			}
+		}
+	}
+	if alone < len(all)/4 {
+		t.Errorf("%d of %d connections can be read from one file", alone, len(all))
+	}
+}
+
+// tlsPort returns the client's port of a TCP packet with data.
+func tlsPort(data string) (string, bool) {
+	ports, flags, payload, ok := tlsSegment(data)
+	_ = flags
+	return ports, ok && payload > 0
+}
+
+// wholeIn says whether a file has a TCP connection from its first packet to the end of both directions.
+func wholeIn(f nettest.File, port string) bool {
+	syn, fins := 0, 0
+	for _, packet := range f.Packets {
+		if p, flags, _, ok := tlsSegment(packet.Data); ok && p == port {
+			syn += int(flags >> 1 & 1)
+			fins += int(flags & 1)
+		}
+	}
+	return syn == 2 && fins == 2
+}
+
+// tlsSegment takes a frame with IPv4 or IPv6, without options, and TCP apart: the client's port, the flags, the bytes of data.
+func tlsSegment(data string) (port string, flags byte, payload int, ok bool) {
+	at := 14 + 20
+	switch {
+	case len(data) < 14+20+20:
+		return "", 0, 0, false
+	case data[12:14] == "\x86\xdd":
+		at = 14 + 40
+	}
+	if len(data) < at+20 {
+		return "", 0, 0, false
+	}
+	source, to := int(data[at])<<8|int(data[at+1]), int(data[at+2])<<8|int(data[at+3])
+	port = fmt.Sprint(source)
+	if port == tls.Port {
+		port = fmt.Sprint(to)
+	}
+	return port, data[at+13], len(data) - at - int(data[at+12]>>4)*4, true
+}
+
+// TestTLSOwner captures connections of two users and has the secrets of one: none is written of a process of another's, the server for one.
+func TestTLSOwner(t *testing.T) {
+	nettest.Require(t, "agent", "setpriv")
+	near, far := nettest.Pair(t)
+	r := pairNamed(t, "boringssl-14, TLS 1.3, keys updated").Start(t, near, far, nettest.Far4, true)
+	dir := t.TempDir()
+	file, keylog := filepath.Join(dir, "tls.pcapng"), filepath.Join(dir, "keys")
+	a := startAgent(t, near, file, "-i", "veth0", "--tls", "--keylog", keylog, "--uid", "10123", tlsFilter)
+	r.User = 10123
+	r.Connect(t, 0, 5)
+	want := r.Log(t)
+	r.User = 10124
+	r.Connect(t, 5, 5)
+	a.Stop(t, syscall.SIGINT)
+
+	if len(r.Log(t)) <= len(want) {
+		t.Fatal("the other user's connections have logged nothing")
+	}
+	text, err := os.ReadFile(keylog)
+	must(t, err)
+	if diff := cmp.Diff(want, tls.Lines(string(text))); diff != "" {
+		t.Errorf("key log (-libraries +agent):\n%s", abbreviate(diff))
+	}
+	f, err := nettest.Read(file)
+	must(t, err)
+	if diff := cmp.Diff(want, tls.Lines(secretsOf(t, f))); diff != "" {
+		t.Errorf("secrets of the file (-libraries +agent):\n%s", abbreviate(diff))
+	}
+	if st, err := os.Stat(keylog); err != nil || st.Mode() != 0o600 {
+		t.Errorf("the key log: %v (%v)", st.Mode(), err)
+	}
+	nothingLeft(t, near)
+}
+
+// TestTLSBefore captures what is left of a session that began before the capture: that it cannot be read is said.
+func TestTLSBefore(t *testing.T) {
+	nettest.Require(t, "agent", "tshark")
+	near, far := nettest.Pair(t)
+	p := pairNamed(t, "boringssl-14, TLS 1.3, keys updated")
+	r := p.Start(t, near, far, nettest.Far4, true)
+	resume := r.Hold(t, 0)
+	file := filepath.Join(t.TempDir(), "tls.pcapng")
+	a := startAgent(t, near, file, "-i", "veth0", "--tls", tlsFilter)
+	resume(t)
+	r.Connect(t, 1, 1)
+	a.Stop(t, syscall.SIGINT)
+	if all := tls.Conversations(t, file, "", false); len(all) != 2 || p.Readable(all, 2) != 1 {
+		t.Errorf("%+v", all)
+	}
+	if !strings.Contains(a.Stderr(), "1 TLS connection") {
+		t.Errorf("nothing of the session that began before:\n%s", a.Stderr())
+	}
+}
+
+// TestTLSNone has the agent look for secrets in a file that has none: it says so, and the packets are captured.
+func TestTLSNone(t *testing.T) {
+	nettest.Require(t, "agent")
+	near, far := nettest.Pair(t)
+	r := pairNamed(t, "go, stripped, TLS 1.2").Start(t, near, far, nettest.Far4, true)
+	file := filepath.Join(t.TempDir(), "tls.pcapng")
+	a := startAgent(t, near, file, "-i", "veth0", "--tls", "--tls-lib", "/bin/true", tlsFilter)
+	r.Connect(t, 0, 1)
+	a.Stop(t, syscall.SIGINT)
+	f, err := nettest.Read(file)
+	must(t, err)
+	if len(f.Packets) == 0 || len(f.Secrets) != 0 || !strings.Contains(a.Stderr(), "/bin/true") {
+		t.Errorf("%d packets, %d blocks of secrets:\n%s", len(f.Packets), len(f.Secrets), a.Stderr())
+	}
+}
+
+// TestTLSCommand types what eCapture's users do.
+func TestTLSCommand(t *testing.T) {
+	nettest.Require(t, "agent", "tshark")
+	near, far := nettest.Pair(t)
+	p := pairNamed(t, "openssl-3.0, TLS 1.3")
+	r := p.Start(t, near, far, nettest.Far4, false)
+	file := filepath.Join(t.TempDir(), "tls.pcapng")
+	a := nettest.Start(t, near.Command("agent", "tls", "-i", "veth0", "-w", file, "tcp", "port", tls.Port), "capturing on")
+	r.Connect(t, 0, 3)
+	a.Stop(t, syscall.SIGINT)
+	if got := p.Readable(tls.Conversations(t, file, "", false), 3); got != 3 {
+		t.Errorf("%d of 3 connections can be read\n%s", got, a.Stderr())
+	}
+}
