@@ -102,8 +102,7 @@ var programTypes = map[ebpf.ProgramType]programType{
 		asm.FnGetCurrentUidGid:  {4_02, "ffeedafbf023, bcc"},
 		asm.FnProbeReadUser:     {5_05, "6ae08ae3dea2, bcc"},
 		asm.FnKtimeGetBootNs:    {5_08, "71d19214776e, bcc"},
-		asm.FnRingbufReserve:    {5_08, "457f44363a88"},
-		asm.FnRingbufSubmit:     {5_08, "457f44363a88"},
+		asm.FnRingbufOutput:     {5_08, "457f44363a88"},
 	}},
 }
 

@@ -275,7 +275,11 @@ func (c *capture) loadProbe(p Probe, t plugin.Target) error {
 		if s.settle != nil {
 			wait = brief
 		}
-		if s.ring, err = openRing(m, c.Buffer, t.Wakeup, wait, c.Log); err != nil {
+		wakeup := t.Wakeup
+		if _, ok := p.Source.(plugin.Follower); ok {
+			wakeup = 0 // packets wait for what becomes of its records
+		}
+		if s.ring, err = openRing(m, c.Buffer, wakeup, wait, c.Log); err != nil {
 			coll.Close()
 			return err
 		}

@@ -19,7 +19,9 @@ func TestParseSegment(t *testing.T) {
 	far[12] = 15 << 4
 	near := append(tcp(0x10)[:20:20], "hello"...)
 	near[12] = 1 << 4
-	ip4 := func(protocol byte, fragment uint16, b []byte) []byte { return nettest.IPv4(a4, b4, protocol, fragment, nil, b) }
+	ip4 := func(protocol byte, fragment uint16, b []byte) []byte {
+		return nettest.IPv4(a4, b4, protocol, fragment, nil, b)
+	}
 	for _, c := range []struct {
 		rule    string
 		packet  []byte

@@ -5,6 +5,7 @@ package tlslib
 import (
 	"cmp"
 	"debug/elf"
+	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -19,7 +20,7 @@ const maxCopies = 4
 //
 // It looks for code that takes the address of a label of NSS's key log as the second argument of a call: in BoringSSL, OpenSSL
 // (1.1.1 and later) and GnuTLS (3.6.13 and later) all of these go to one function (label, secret and its size being arguments 2 to
-// 4). The error says why there is none; it wraps ErrNone where nothing was to be expected.
+// 4). In a Go program it asks the runtime's table of functions. The error says why there is none; it wraps ErrNone where nothing was to be expected.
 func Find(r io.ReaderAt, size int64) ([]Function, error) {
 	m, err := newImage(r, size)
 	if err != nil {
@@ -31,10 +32,18 @@ func Find(r io.ReaderAt, size int64) ([]Function, error) {
 	} else if !ok {
 		return nil, fmt.Errorf("no %q: %w", labels[0], ErrNone)
 	}
-	if !m.known() {
-		return nil, fmt.Errorf("its code (%v, %v) is not of an architecture that can be read", m.machine, elf.Class(m.header[4]))
+	found, err := findGo(r, size)
+	if err != nil && !errors.Is(err, ErrNone) {
+		return nil, err
 	}
-	return findC(m)
+	if !m.known() {
+		return found, fmt.Errorf("its code (%v, %v) is not of an architecture that can be read", m.machine, elf.Class(m.header[4]))
+	}
+	more, err := findC(m)
+	if len(found) > 0 { // what of C is linked into a Go program is rarely TLS
+		return append(found, more...), nil
+	}
+	return more, err
 }
 
 // findC finds the functions of libraries in C and C++.

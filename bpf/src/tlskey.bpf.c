@@ -168,35 +168,37 @@ static __always_inline void read_random(struct secret *s, __u64 pointer)
 SEC("uprobe")
 int secret(void *ctx)
 {
-	struct secret *s = bpf_ringbuf_reserve(&events, sizeof(*s), 0);
+	/*
+	 * Not in the ring: a program that sleeps may never come to an end, if a hostile process
+	 * does not give its memory, and the reader waits for each record that was begun.
+	 */
+	struct secret s = {};
 	__u64 id = bpf_get_current_pid_tgid();
 	__u64 size, label_size;
+	__u32 zero = 0;
+	__u64 *n;
 
-	if (!s) {
-		__u32 zero = 0;
-		__u64 *n = bpf_map_lookup_elem(&lost, &zero);
-
-		if (n)
-			__sync_fetch_and_add(n, 1);
-		return 0;
-	}
-	__builtin_memset(s, 0, sizeof(*s));
-	s->time = bpf_ktime_get_boot_ns();
-	s->pid = id >> 32;
-	s->tid = id;
-	s->uid = bpf_get_current_uid_gid();
-	s->number = settings.number;
-	s->label_at = (__u64)untagged(word(ctx, settings.label));
+	s.time = bpf_ktime_get_boot_ns();
+	s.pid = id >> 32;
+	s.tid = id;
+	s.uid = bpf_get_current_uid_gid();
+	s.number = settings.number;
+	s.label_at = (__u64)untagged(word(ctx, settings.label));
 	label_size = word(ctx, settings.label_size);
-	s->label_size = label_size > 0xffffffff ? 0xffffffff : label_size;
-	size = word(ctx, settings.size);
-	s->size = size > 0xffffffff ? 0xffffffff : size;
-	read_label(s);
-	read_random(s, word(ctx, settings.random));
-	if (cannot_read(s->secret, size, SECRET, untagged(word(ctx, settings.secret))))
-		s->failed |= NO_SECRET;
+	s.label_size = label_size > 0xffffffff ? 0xffffffff : label_size;
+	/* Some libraries hand it over in 32 bits, and the others of the register mean nothing. */
+	size = (__u32)word(ctx, settings.size);
+	s.size = size;
+	read_label(&s);
+	read_random(&s, word(ctx, settings.random));
+	if (cannot_read(s.secret, size, SECRET, untagged(word(ctx, settings.secret))))
+		s.failed |= NO_SECRET;
 	/* A packet that this secret is for may be on its way already. */
-	bpf_ringbuf_submit(s, BPF_RB_FORCE_WAKEUP);
+	if (!bpf_ringbuf_output(&events, &s, sizeof(s), BPF_RB_FORCE_WAKEUP))
+		return 0;
+	n = bpf_map_lookup_elem(&lost, &zero);
+	if (n)
+		__sync_fetch_and_add(n, 1);
 	return 0;
 }
 

@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -41,13 +42,18 @@ type keyLog struct {
 
 // appendLine appends a line of a key log to b. A label that is none, as one that was read from an app's memory may be, adds nothing.
 func appendLine(b []byte, label string, random, secret []byte) []byte {
-	isNone := func(r rune) bool { return (r < 'A' || r > 'Z') && (r < '0' || r > '9') && r != '_' }
-	if label == "" || slices.ContainsFunc([]rune(label), isNone) || len(random) != 32 || len(secret) == 0 {
+	if !isLabel(label) || len(random) != 32 || len(secret) == 0 {
 		return b
 	}
 	b = append(append(b, label...), ' ')
 	b = append(hex.AppendEncode(b, random), ' ')
 	return append(hex.AppendEncode(b, secret), '\n')
+}
+
+// isLabel tells whether a label can stand in a line.
+func isLabel(label string) bool {
+	isNone := func(r rune) bool { return (r < 'A' || r > 'Z') && (r < '0' || r > '9') && r != '_' }
+	return label != "" && !strings.ContainsFunc(label, isNone)
 }
 
 // openKeyLog opens a key log, or makes it: for the owner of its directory alone, as captures are. An error that is no usage

@@ -33,7 +33,7 @@ var system = []string{
 type libraries struct {
 	prober prober
 	log    *slog.Logger
-	again  func(secret)                                  // takes a secret once more, with the right random
+	again  func(secret)                                   // takes a secret once more, with the right random
 	memory func(pid uint32, at uint64, to []byte) (n int) // reads a process's
 	watch  io.Closer
 	ended  chan struct{}

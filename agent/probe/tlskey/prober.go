@@ -3,21 +3,22 @@
 package tlskey
 
 import (
-	"io"
+	"github.com/cilium/ebpf"
 
+	"droidtap/agent/plan"
 	"droidtap/agent/plugin"
 )
 
-// probing is a prober that is open.
-type probing interface {
-	prober
-	io.Closer
+// open returns the prober of the variant that runs, and how many of its records were lost. That of tracefs is closed with its
+// stream.
+func (s *source) open(coll *ebpf.Collection, t plugin.Target) (p prober, lost func() (uint64, error), err error) {
+	if t.Variant == plan.Ring {
+		return &programs{load: t.Load}, func() (uint64, error) { return lostOf(coll) }, nil
+	}
+	traces, err := openTraces(t.Plan.Clock, t.Log)
+	if err != nil {
+		return nil, nil, err
+	}
+	t.Stream(plugin.Stream{Ring: traces, Decode: s.Decode})
+	return traces, func() (uint64, error) { return traces.Lost(), nil }, nil
 }
-
-// newProber returns the prober of the variant that runs.
-func newProber(t plugin.Target) (probing, error) {
-	return &programs{load: t.Load}, nil
-}
-
-// Close does nothing: each probe is closed by itself.
-func (p *programs) Close() error { return nil }

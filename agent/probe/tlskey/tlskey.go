@@ -6,7 +6,6 @@ package tlskey
 
 import (
 	"bytes"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -32,6 +31,7 @@ func init() {
 		Usage:    "secrets of TLS connections",
 		Flags:    flags(),
 		Optional: true,
+		Word:     word(),
 		New:      fromFlags,
 	})
 }
@@ -50,6 +50,9 @@ type source struct {
 	reader      reader
 	clock       int32 // that stamps records, as clock_gettime(2) has it
 	warned      atomic.Bool
+
+	taking sync.Mutex             // of the key log
+	lost   func() (uint64, error) // records that were lost in the kernel
 
 	refused atomic.Uint64 // secrets of others than those that are captured
 	broken  atomic.Uint64 // that could not be read
@@ -95,12 +98,13 @@ func (s *source) Attach(coll *ebpf.Collection, t plugin.Target) (io.Closer, erro
 	if err := s.before(); err != nil {
 		t.Log.Info("which TLS connections began before the capture is not known", "because", err)
 	}
-	p, err := newProber(t)
+	p, lost, err := s.open(coll, t)
 	if err != nil {
 		return a, s.without(err)
 	}
+	s.lost = lost
 	l := newLibraries(p, s.take, s.reader.read, t.Log)
-	a.closers = append(a.closers, p, l)
+	a.closers = append(a.closers, l)
 	s.libraries.Store(l)
 	l.open(s.options.libraries, s.auto)
 	return a, nil
@@ -170,6 +174,8 @@ func (s *source) Decode(raw []byte) (pcapng.Block, error) {
 
 // take writes a secret, if it is one that is wanted.
 func (s *source) take(r secret) {
+	s.taking.Lock()
+	defer s.taking.Unlock()
 	if !s.whose.admits(int(r.PID), r.UID) {
 		s.refused.Add(1)
 		return
@@ -186,15 +192,12 @@ func (s *source) take(r secret) {
 		return
 	}
 	name := l.random(r)
-	line := make([]byte, 0, len(label)+2*(len(name)+int(r.Size))+3)
-	line = append(append(line, label...), ' ')
-	line = append(hex.AppendEncode(line, name[:]), ' ')
-	line = append(hex.AppendEncode(line, r.Secret[:r.Size]), '\n')
+	line := appendLine(nil, label, name[:], r.Secret[:r.Size])
 	if !s.connections.add(name, line) {
 		return
 	}
 	if s.keys != nil {
-		s.keys.Write(line)
+		s.keys.write(line)
 	}
 	var now unix.Timespec
 	if err := unix.ClockGettime(s.clock, &now); err == nil && now.Nano()-int64(r.Time) > int64(lead) {
@@ -218,24 +221,21 @@ func (r *secret) check(fixed string) (string, error) {
 		return "", fmt.Errorf("the kernel could not read the process's memory (%d)", failed)
 	case len(label) == 0:
 		return "", errors.New("its label is empty")
+	case !isLabel(string(label)):
+		return "", fmt.Errorf("its label is %q", label)
 	case r.Size == 0 || int(r.Size) > len(r.Secret):
 		return "", fmt.Errorf("it has %d bytes", r.Size)
-	}
-	for _, b := range label {
-		if b != '_' && (b < '0' || b > '9') && (b < 'A' || b > 'Z') {
-			return "", fmt.Errorf("its label is %q", label)
-		}
 	}
 	return string(label), nil
 }
 
 // Counts tells at the end what became of the handshakes.
-func (s *source) Counts(coll *ebpf.Collection) (plugin.Counts, error) {
+func (s *source) Counts(*ebpf.Collection) (plugin.Counts, error) {
 	l := s.libraries.Load()
 	if l == nil {
 		return plugin.Counts{}, nil
 	}
-	lost, err := lostOf(coll)
+	lost, err := s.lost()
 	return plugin.Counts{Notes: s.notes(l, s.connections.count(), lost)}, err
 }
 
@@ -262,5 +262,5 @@ func (s *source) End() error {
 	if s.keys == nil {
 		return nil
 	}
-	return s.keys.Close()
+	return s.keys.close()
 }

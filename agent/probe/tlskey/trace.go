@@ -84,7 +84,11 @@ func (s settings) fetches() []string {
 			add(fmt.Sprintf("+%d(%s)", uint64(from)+8*uint64(i), pointer))
 		}
 	}
-	memory(argument(s.Label), 0, labelWords)
+	label := s.Label
+	if label >= words { // its secrets have one label, which nobody reads here
+		label = s.Random
+	}
+	memory(argument(label), 0, labelWords)
 	way := argument(s.Random)
 	pointers := []string{way}
 	for _, step := range s.Path[:s.Steps-1] {
@@ -94,11 +98,11 @@ func (s settings) fetches() []string {
 	memory(way, s.Path[s.Steps-1], randomWords)
 	memory(argument(s.Secret), 0, secretWords)
 	add(argument(s.Size))
-	add(argument(s.Label))
+	add(argument(label))
 	if s.LabelSize < words {
 		add(argument(s.LabelSize))
 	} else {
-		add(argument(s.Label))
+		add(argument(label))
 	}
 	for _, p := range pointers {
 		add(p)
@@ -117,12 +121,13 @@ const (
 
 // traced is an event of a function.
 type traced struct {
-	id    uint16 // with which each of its records begins
-	at    []int  // where the words are in a record, in bytes
-	sized bool   // the label has a size
+	id     uint16 // with which each of its records begins
+	number uint16 // of the function
+	at     []int  // where the words are in a record, in bytes
+	sized  bool   // the label has a size
 }
 
-func (t *traces) probe(f *os.File, base int64, fn tlslib.Function) (_ io.Closer, err error) {
+func (t *traces) probe(f *os.File, base int64, fn tlslib.Function, number uint16) (_ io.Closer, err error) {
 	set, err := settingsOf(fn)
 	if err != nil {
 		return nil, err
@@ -147,7 +152,7 @@ func (t *traces) probe(f *os.File, base int64, fn tlslib.Function) (_ io.Closer,
 	if err != nil {
 		return nil, errors.Join(err, remove())
 	}
-	e.sized = set.LabelSize < words
+	e.number, e.sized = number, set.LabelSize < words
 	if err := t.add(e); err != nil {
 		return nil, errors.Join(err, remove())
 	}
@@ -207,7 +212,7 @@ func (t *traces) record(e *traced, pid, tid uint32, at uint64, raw []byte) ([]by
 		word[i] = binary.NativeEndian.Uint64(raw[from:])
 	}
 	s := secret{
-		Time: at + uint64(t.ahead()), PID: pid, TID: tid, UID: uidOf(tid),
+		Time: at + uint64(t.ahead()), PID: pid, TID: tid, UID: uidOf(tid), Number: e.number,
 		Size: upTo32(word[sizeWord]), LabelAt: untagged(word[sizeWord+1]), Base: untagged(word[len(word)-1]),
 	}
 	if e.sized {

@@ -63,7 +63,7 @@ func TestTraceTellsASecret(t *testing.T) {
 	tr := openTracesFor(t)
 	for _, sized := range []bool{false, true} {
 		f, fn := target(t, sized)
-		p, err := tr.probe(f, 0, fn)
+		p, err := tr.probe(f, 0, fn, 0)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -121,7 +121,7 @@ func TestTraceTellsWhatItCouldNotRead(t *testing.T) {
 	label, value, tooLong := []byte("LABEL\x00"), []byte{1, 2, 3, 4}, bytes.Repeat([]byte{'x'}, 100)
 	tr := openTracesFor(t)
 	f, fn := target(t, false)
-	p, err := tr.probe(f, 0, fn)
+	p, err := tr.probe(f, 0, fn, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -172,7 +172,7 @@ func TestTraceReadsWhatIsNotInMemory(t *testing.T) {
 	}
 	tr := openTracesFor(t)
 	f, fn := target(t, false)
-	p, err := tr.probe(f, 0, fn)
+	p, err := tr.probe(f, 0, fn, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -193,7 +193,7 @@ func TestTraceReadsWhatIsNotInMemory(t *testing.T) {
 func TestTraceGoesOnWhereItsRingsAreRenewed(t *testing.T) {
 	tr := openTracesFor(t)
 	f, fn := target(t, false)
-	p, err := tr.probe(f, 0, fn)
+	p, err := tr.probe(f, 0, fn, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -228,7 +228,7 @@ func TestTraceRemovesWhatKilledAgentsLeft(t *testing.T) {
 	if os.Getenv("TRACED") != "" { // the agent that is killed
 		tr := openTracesFor(t)
 		f, fn := target(t, false)
-		if _, err := tr.probe(f, 0, fn); err != nil {
+		if _, err := tr.probe(f, 0, fn, 0); err != nil {
 			t.Fatal(err)
 		}
 		os.Stdout.WriteString(tr.group.String() + "\n")
