@@ -77,3 +77,13 @@ func Listed(list string, cpu int) bool {
 
 // Online reads the list of the processors that are online.
 func Online() ([]byte, error) { return os.ReadFile("/sys/devices/system/cpu/online") }
+
+// last returns the highest number of a list of Listed's, or 0.
+func last(list string) int {
+	list = strings.TrimSpace(list)
+	n, err := strconv.ParseUint(list[strings.LastIndexAny(list, ",-")+1:], 10, 16)
+	if err != nil {
+		return 0
+	}
+	return int(n)
+}
