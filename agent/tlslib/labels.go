@@ -59,7 +59,7 @@ func (v votes) count() int { return bits.OnesCount8(v.calls | v.jumps) }
 func tally(m *image, cpu processor, at map[uint64]uint8) (map[uint64]votes, error) {
 	all := map[uint64]votes{}
 	found := func(pc uint64, reg int, label uint64) {
-		s := state{}
+		s := cpu.start()
 		s.regs[reg] = constant(label)
 		second := cpu.arguments()[1]
 		w := walk{m: m, cpu: cpu, steps: 64}
