@@ -33,7 +33,8 @@ var goArguments = map[elf.Machine][9]Register{
 	elf.EM_AARCH64: {0, 1, 2, 3, 4, 5, 6, 7, 8},
 }
 
-// findGo finds the functions of a Go binary, one of them for each copy of crypto/tls. The error wraps ErrNone for what is no Go
+// findGo finds the functions of a Go binary: both of each copy of crypto/tls. A function may be seen to be called twice, as it begins
+// again once its stack has grown. The error wraps ErrNone for what is no Go
 // binary, and for one that has nothing of TLS in it.
 func findGo(r io.ReaderAt, size int64) ([]Function, error) {
 	t, err := pclntab.Open(r, size)
@@ -51,28 +52,32 @@ func findGo(r io.ReaderAt, size int64) ([]Function, error) {
 		return nil, fmt.Errorf("%w: crypto/tls is not linked into this Go binary, %v", ErrNone, t)
 	}
 	if t.Since < 16 || t.Since < 18 && t.Machine == elf.EM_AARCH64 {
-		return nil, errOldGo(t)
+		return nil, fmt.Errorf("Go binary, %v: %w", t, errOldGo)
 	}
 	found, err := t.Lookup(append(slices.Clone(goKeyLog), goMaster)...)
 	if err != nil {
 		return nil, fmt.Errorf("Go binary, %v: %w", t, err)
 	}
 	var fns []Function
+	var errs []error
 	for _, f := range found {
 		if err := checkGo(t, f); err != nil {
-			return nil, err
+			errs = append(errs, err)
+			continue
 		}
 		fns = append(fns, goFunction(t, f))
 	}
-	if len(fns) == 0 {
-		return nil, fmt.Errorf("Go binary, %v: it has no function writeKeyLog that is not inlined", t)
+	switch {
+	case len(fns) > 0:
+		return fns, nil
+	case len(errs) > 0:
+		return nil, fmt.Errorf("Go binary, %v: %w", t, errs[0])
 	}
-	return fns, nil
+	return nil, fmt.Errorf("Go binary, %v: it has no function writeKeyLog that is not inlined", t)
 }
 
-func errOldGo(t *pclntab.Table) error {
-	return fmt.Errorf("Go binary, %v: only since Go 1.17 (x86_64) and 1.18 (arm64) functions are handed their arguments in registers", t)
-}
+// errOldGo says why nothing can be had of what older versions have built: a Function's arguments are in registers.
+var errOldGo = errors.New("functions are handed their arguments in registers only since Go 1.17 (x86_64) and 1.18 (arm64)")
 
 func goFunction(t *pclntab.Table, f pclntab.Function) Function {
 	arg := goArguments[t.Machine]
@@ -88,27 +93,26 @@ func goFunction(t *pclntab.Table, f pclntab.Function) Function {
 	return fn
 }
 
-// checkGo makes sure that a function begins as one does that looks whether its stack must grow (src/cmd/internal/obj/{x86,arm64}/obj*.go),
-// and that it is called with its arguments in registers: a probe that is within an instruction would crash the process.
+// checkGo makes sure that a function begins as one does that looks whether its stack must grow
+// (src/cmd/internal/obj/{x86/obj6,arm64/obj7}.go), and that it is called with its arguments in registers: a probe within an instruction
+// would crash the process.
 func checkGo(t *pclntab.Table, f pclntab.Function) error {
 	var b [12]byte
 	if err := t.Code(f, b[:]); err != nil {
 		return fmt.Errorf("%s: %w", f.Name, err)
 	}
 	code := string(b[:])
-	if t.Machine == elf.EM_AARCH64 {
-		if strings.HasPrefix(code, "\x90\x0b\x40\xf9") { // ldr x16, [x28, #16]
-			return nil
-		}
-		return fmt.Errorf("%s, %v, begins with %x", f.Name, t, b[:4])
-	}
+	const look = "\x4d\x3b\x66\x10" // cmp 0x10(%r14), %r12
 	switch {
-	case strings.HasPrefix(code, "\x49\x3b\x66\x10"), // cmp 0x10(%r14), %rsp
-		strings.HasPrefix(code, "\x4c\x8d\x64\x24") && strings.HasPrefix(code[5:], "\x4d\x3b\x66\x10"), // lea -N(%rsp), %r12; cmp 0x10(%r14), %r12
-		strings.HasPrefix(code, "\x4c\x8d\xa4\x24") && strings.HasPrefix(code[8:], "\x4d\x3b\x66\x10"): // with a long N
+	case t.Machine == elf.EM_AARCH64 && strings.HasPrefix(code, "\x90\x0b\x40\xf9"): // ldr x16, [x28, #16]
 		return nil
-	case strings.HasPrefix(code, "\x64\x48\x8b\x0c\x25"): // mov %fs:-8, %rcx
-		return errOldGo(t)
+	case t.Machine == elf.EM_AARCH64:
+	case strings.HasPrefix(code, "\x49\x3b\x66\x10"), // cmp 0x10(%r14), %rsp
+		strings.HasPrefix(code, "\x4c\x8d\x64\x24") && code[5:9] == look, // lea of 8 bits(%rsp), %r12
+		strings.HasPrefix(code, "\x4c\x8d\xa4\x24") && code[8:] == look:  // of 32 bits
+		return nil
+	case strings.Contains(code, "\x64\x48\x8b"): // mov %fs:..., %rcx: r14 is not the goroutine yet
+		return errOldGo
 	}
-	return fmt.Errorf("%s, %v, begins with %x", f.Name, t, b)
+	return fmt.Errorf("%s begins with %x, which is not understood", f.Name, b)
 }
