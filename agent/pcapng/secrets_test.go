@@ -132,6 +132,9 @@ func TestSecretsAreBounded(t *testing.T) {
 			if diff := cmp.Diff(want[c.n-c.kept:], secretsIn(t, second.Bytes())); diff != "" {
 				t.Errorf("next file (-want +got):\n%.2000s", diff)
 			}
+			if n := cap(w.buf); n > 2*bufferSize {
+				t.Errorf("the buffer keeps %d bytes", n)
+			}
 			if n := w.Forgotten(); n != uint64(c.gone) {
 				t.Errorf("%d are forgotten, want %d", n, c.gone)
 			}

@@ -14,6 +14,10 @@ import (
 const (
 	flushAt = 64 << 10  // bytes that make one write of the output
 	maxData = 256 << 10 // libpcap's MAXIMUM_SNAPLEN; Wireshark gives up on a file with a longer packet
+
+	// bufferSize has room for the largest packet behind an almost full buffer: only long comments, and the secrets at the start
+	// of a file, make it grow.
+	bufferSize = flushAt + maxData + 1024
 )
 
 var errNil = errors.New("write a pcapng block: it is nil")
@@ -55,8 +59,7 @@ func NewWriter(w io.Writer, s Section) *Writer {
 	writer := &Writer{
 		section: s,
 		out:     w,
-		// Room for the largest packet behind an almost full buffer: only long comments make it grow.
-		buf:     make([]byte, 0, flushAt+maxData+1024),
+		buf:     make([]byte, 0, bufferSize),
 		current: make(map[int]uint32),
 		ids:     make(map[identity]uint32),
 	}
@@ -149,6 +152,9 @@ func (w *Writer) Flush() error {
 	w.safe = len(w.ids)
 	w.queued = 0
 	w.buf = w.buf[:0]
+	if cap(w.buf) > 2*bufferSize {
+		w.buf = make([]byte, 0, bufferSize) // megabytes of secrets begin a file, and are not needed again soon
+	}
 	return nil
 }
 
