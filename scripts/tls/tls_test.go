@@ -22,7 +22,7 @@ func TestPairs(t *testing.T) {
 			r := p.Start(t, near, far, nettest.Far4, true)
 			const n = 5
 			file := filepath.Join(t.TempDir(), "pcap")
-			tcpdump := nettest.Start(t, near.Command("tcpdump", "-Z", "root", "--immediate-mode", "-U", "-n", "-i", "veth0", "-w", file), "listening on")
+			tcpdump := nettest.Start(t, near.Command("tcpdump", "-Z", "root", "--immediate-mode", "-U", "-n", "-B", "16384", "-s", "8192", "-i", "veth0", "-w", file), "listening on")
 			r.Connect(t, 0, n)
 			end(t, near, file)
 			tcpdump.Stop(t, syscall.SIGINT)

@@ -12,6 +12,7 @@
 // captured when the session is not.
 #include <arpa/inet.h>
 #include <errno.h>
+#include <netinet/tcp.h>
 #include <openssl/err.h>
 #include <openssl/ssl.h>
 #include <signal.h>
@@ -47,6 +48,17 @@ static int new_session(SSL *ssl, SSL_SESSION *s)
 		SSL_SESSION_free(session);
 	session = s;
 	return 1; // we keep the reference
+}
+
+// start_of returns the TLS of a socket, whose writes do not wait for one another's acknowledgement.
+static SSL *start_of(SSL_CTX *ctx, int fd)
+{
+	SSL *ssl = SSL_new(ctx);
+	int one = 1;
+
+	if (!ssl || !SSL_set_fd(ssl, fd) || setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one)))
+		die("socket");
+	return ssl;
 }
 
 static SSL_CTX *context(void)
@@ -117,10 +129,11 @@ static void serve(struct sockaddr *to, socklen_t size, const char *cert, const c
 	fprintf(stderr, "ready\n");
 	for (;;) {
 		int fd = accept(l, NULL, NULL);
-		SSL *ssl = SSL_new(ctx);
+		SSL *ssl;
 
-		if (fd < 0 || !SSL_set_fd(ssl, fd))
+		if (fd < 0)
 			die("accept");
+		ssl = start_of(ctx, fd);
 		answer(ssl);
 		SSL_free(ssl);
 		close(fd);
@@ -141,10 +154,11 @@ static void connect_once(SSL_CTX *ctx, struct sockaddr *to, socklen_t size, int 
 {
 	char name[64];
 	int fd = socket(to->sa_family, SOCK_STREAM, 0);
-	SSL *ssl = SSL_new(ctx);
+	SSL *ssl;
 
-	if (fd < 0 || connect(fd, to, size) || !SSL_set_fd(ssl, fd))
+	if (fd < 0 || connect(fd, to, size))
 		die("connect");
+	ssl = start_of(ctx, fd);
 	if (resume && session)
 		SSL_set_session(ssl, session);
 	if (SSL_connect(ssl) != 1)
