@@ -44,6 +44,9 @@ func TestWriterFlushes(t *testing.T) {
 	for round := range 3 {
 		w.in <- block(2 * round)
 		w.in <- block(2*round + 1)
+		for taken := false; !taken; { // else the time may be over before
+			w.do(func() { taken = len(w.in) == 0 })
+		}
 		if d := <-asked; d != flushEvery {
 			t.Errorf("%v, want %v", d, flushEvery)
 		}

@@ -60,6 +60,27 @@ func Running(c Config) error {
 	return err
 }
 
+// Executes tells whether a process has a file of that inode mapped to execute it, on any device. It looks at all processes.
+func Executes(inode uint64) (is bool) {
+	s := newScanner(Config{})
+	pids, _ := s.list()
+	for _, pid := range pids {
+		f, err := os.Open(filepath.Join(s.Proc, strconv.Itoa(pid), "maps"))
+		if err != nil {
+			continue // it is gone
+		}
+		_ = each(f, func(l line) bool {
+			is = is || l.executable && l.Inode == inode
+			return !is
+		})
+		_ = f.Close() // was only read
+		if is {
+			break
+		}
+	}
+	return is
+}
+
 // list returns the processes that there are, and forgets others.
 func (s *scanner) list() ([]int, error) {
 	dir, err := os.Open(s.Proc)

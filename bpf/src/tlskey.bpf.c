@@ -186,15 +186,14 @@ int secret(void *ctx)
 	s.label_at = (__u64)untagged(word(ctx, settings.label));
 	label_size = word(ctx, settings.label_size);
 	s.label_size = label_size > 0xffffffff ? 0xffffffff : label_size;
-	/* Some libraries hand it over in 32 bits, and the others of the register mean nothing. */
-	size = (__u32)word(ctx, settings.size);
-	s.size = size;
+	size = word(ctx, settings.size);
+	s.size = size > 0xffffffff ? 0xffffffff : size;
 	read_label(&s);
 	read_random(&s, word(ctx, settings.random));
 	if (cannot_read(s.secret, size, SECRET, untagged(word(ctx, settings.secret))))
 		s.failed |= NO_SECRET;
-	/* A packet that this secret is for may be on its way already. */
-	if (!bpf_ringbuf_output(&events, &s, sizeof(s), BPF_RB_FORCE_WAKEUP))
+	/* The kernel wakes the reader if it has read all before. */
+	if (!bpf_ringbuf_output(&events, &s, sizeof(s), 0))
 		return 0;
 	n = bpf_map_lookup_elem(&lost, &zero);
 	if (n)

@@ -87,6 +87,9 @@ func (l *libraries) compare(w window, r random) bool {
 		l.log.Info("the client random is where it was thought to be", "path", p.name)
 		return true
 	}
+	if p.file == nil {
+		return true
+	}
 	fn := p.Function
 	fn.Path = append(slices.Clone(fn.Path[:len(fn.Path)-1]), uint32(at))
 	again, err := l.prober.probe(p.file, p.base, fn, w.Number)

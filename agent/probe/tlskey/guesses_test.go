@@ -55,7 +55,12 @@ func TestGuesses(t *testing.T) {
 			p := &paths{}
 			var again []secret
 			l := newLibraries(p, func(s secret) { again = append(again, s) }, new(reader).read, slog.New(slog.DiscardHandler))
-			if err := l.add(nil, 0, "libx.so", tlslib.Function{Path: []uint32{0x30, c.thought}, Guess: true}); err != nil {
+			f, err := os.Open(os.DevNull)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer f.Close()
+			if err := l.add(f, 0, "libx.so", tlslib.Function{Path: []uint32{0x30, c.thought}, Guess: true}); err != nil {
 				t.Fatal(err)
 			}
 			for range mostHellos + 1 {

@@ -3,7 +3,6 @@
 package tlskey
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -13,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -21,7 +21,11 @@ import (
 )
 
 // mostProbed bounds the functions that are probed. A phone has some ten.
-const mostProbed = 512
+// mostSeen bounds what is known of files.
+const (
+	mostProbed = 512
+	mostSeen   = 4096
+)
 
 // system are libraries that many processes will map: they are probed before the first one does.
 var system = []string{
@@ -35,157 +39,169 @@ type libraries struct {
 	log    *slog.Logger
 	again  func(secret)                                   // takes a secret once more, with the right random
 	memory func(pid uint32, at uint64, to []byte) (n int) // reads a process's
-	watch  io.Closer
-	ended  chan struct{}
-	run    sync.WaitGroup
+	watch  *mapped.Watcher                                // nil: only what the user named counts
 
 	mu     sync.Mutex
-	seen   map[identity]bool // files that were looked into
+	seen   map[identity]bool // that are probed, or cannot be
 	probed []*probed         // by number
-	full   bool              // that there are too many was said
 	closed bool
 	guesses
 }
 
-// identity is a file's.
-type identity struct{ dev, ino uint64 }
+// identity is that of an ELF in a file.
+type identity struct {
+	dev, ino uint64
+	base     int64
+}
 
 // probed is a function that is probed.
 type probed struct {
 	tlslib.Function
-	name  string // of its file
-	file  *os.File
+	name  string   // of its file
+	file  *os.File // nil: it is closed
 	base  int64
 	probe io.Closer
 }
 
-func newLibraries(p prober, again func(secret), memory func(uint32, uint64, []byte) int, log *slog.Logger) *libraries {
-	return &libraries{prober: p, log: log, again: again, memory: memory, ended: make(chan struct{}), seen: map[identity]bool{}}
+func (p *probed) close() error {
+	if p.file == nil {
+		return nil
+	}
+	err := p.probe.Close()
+	p.file.Close() // was only read, and another function in it may have closed it
+	p.file = nil
+	return err
 }
+
+func newLibraries(p prober, again func(secret), memory func(uint32, uint64, []byte) int, log *slog.Logger) *libraries {
+	return &libraries{prober: p, log: log, again: again, memory: memory, seen: map[identity]bool{}}
+}
+
+// patienceAtStart is how long the look into what runs may keep a capture from its start. It goes on behind that.
+const patienceAtStart = 2 * time.Second
 
 // open probes the libraries that are there, and has others probed as processes map them. What cannot be probed is said.
 func (l *libraries) open(paths []string, auto bool) {
 	for _, path := range paths {
-		l.open1(path, true)
+		l.path(path, true)
 	}
 	if !auto {
 		return
 	}
-	var err error
-	if l.watch, err = mapped.Watch(l.log, l.mapped); err != nil {
-		l.log.Warn("libraries of processes that start later are not found", "because", err)
-	}
 	for _, pattern := range system {
 		paths, _ := filepath.Glob(pattern) // the patterns are well-formed
 		for _, path := range paths {
-			l.open1(path, false)
+			l.path(path, false)
 		}
 	}
-	running, err := mapped.Running()
-	if err != nil {
-		l.log.Warn("libraries of running processes are not found", "because", err)
+	l.spare("/proc/self/exe")
+	l.watch = mapped.Watch(mapped.Config{Log: l.log, Found: func(m mapped.Mapping, f *os.File) {
+		l.examine(f, int64(m.Base), m.Name, false)
+		l.release()
+	}})
+	late := time.NewTimer(patienceAtStart)
+	defer late.Stop()
+	select {
+	case <-l.watch.Ready():
+	case <-late.C:
+		l.log.Info("the capture begins before all that runs was looked into for TLS libraries")
 	}
-	slices.SortStableFunc(running, func(a, b mapped.File) int { return cmp.Compare(rank(a.Name), rank(b.Name)) })
-	likely := 0
-	for likely < len(running) && rank(running[likely].Name) == 0 {
-		l.mapped(running[likely])
-		likely++
-	}
-	l.run.Go(func() {
-		for _, m := range running[likely:] {
-			select {
-			case <-l.ended:
-				return
-			default:
-				l.mapped(m)
-			}
-		}
-	})
 }
 
-// rank is 0 for a file that is looked into before the capture begins, 1 for one that is afterwards.
-func rank(name string) int {
-	for _, word := range []string{"ssl", "tls", "cronet", "chrom", "webview", "flutter"} {
-		if strings.Contains(strings.ToLower(filepath.Base(name)), word) {
-			return 0
-		}
-	}
-	return 1
-}
-
-// open1 looks into a file by its path.
-func (l *libraries) open1(path string, asked bool) {
+// path looks into a file by its path.
+func (l *libraries) path(path string, asked bool) {
+	// A pipe has no writer, and a device may do anything: neither is waited for.
 	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
 	if err == nil {
-		l.examine(f, path, []int64{0}, asked)
+		l.examine(f, 0, path, asked)
 		return
 	}
 	if asked {
-		l.log.Warn("no secrets of a library", "path", path, "because", err)
+		l.refuse(path, err)
 	}
 }
 
-// mapped looks into a file that a process executes.
-func (l *libraries) mapped(m mapped.File) {
-	f, err := m.Open()
-	if err != nil {
-		l.log.Debug("look into what a process executes", "path", m.Name, "process", m.PID, "error", err)
-		return
-	}
-	l.examine(f, m.Name, m.Bases, false)
+// refuse says why there are no secrets of a library.
+func (l *libraries) refuse(path string, why error) {
+	l.log.Warn("no secrets of a library", "path", path, "because", why)
 }
 
-// examine looks into an open file, once, and probes what is found. asked: the user named it.
-func (l *libraries) examine(f *os.File, name string, bases []int64, asked bool) {
+// examine looks into a file, in which an ELF begins at base, and probes what is found. It closes the file unless that is probed. asked:
+// the user named it.
+func (l *libraries) examine(f *os.File, base int64, name string, asked bool) {
 	var st unix.Stat_t
 	err := unix.Fstat(int(f.Fd()), &st)
 	if err == nil && st.Mode&unix.S_IFMT != unix.S_IFREG {
 		err = errors.New("it is no regular file")
 	}
-	if err == nil && l.first(identity{uint64(st.Dev), st.Ino}) {
-		used := false
-		for _, base := range bases {
-			used = l.search(f, st.Size, base, name, asked) || used
-		}
-		if used {
-			return // it stays open
-		}
+	id := identity{uint64(st.Dev), st.Ino, base}
+	if err == nil && l.known(id) {
+		f.Close()
+		return
 	}
-	if err != nil && asked {
-		l.log.Warn("no secrets of a library", "path", name, "because", err)
+	var functions []tlslib.Function
+	if err == nil {
+		functions, err = tlslib.Find(io.NewSectionReader(f, base, st.Size-base), st.Size-base)
 	}
-	f.Close()
-}
-
-// first tells whether a file is looked into for the first time.
-func (l *libraries) first(id identity) bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.closed || l.seen[id] {
-		return false
-	}
-	l.seen[id] = true
-	return true
-}
-
-// search probes the functions of the library that begins at base.
-func (l *libraries) search(f *os.File, size, base int64, name string, asked bool) (used bool) {
-	functions, err := tlslib.Find(io.NewSectionReader(f, base, size-base), size-base)
 	switch {
 	case errors.Is(err, tlslib.ErrNone) && !asked:
-		return false
 	case err != nil:
-		l.log.Warn("no secrets of a library", "path", name, "because", err)
+		l.know(id)
+		l.refuse(name, err)
 	}
+	used := false
 	for _, fn := range functions {
+		l.know(id)
 		if err := l.add(f, base, name, fn); err != nil {
-			l.log.Warn("no secrets of a library", "path", name, "because", err)
+			l.refuse(name, err)
 			continue
 		}
 		used = true
 		l.log.Info("takes the secrets of a library", "path", name, "library", fn.Library, "found by", fn.Why)
 	}
-	return used
+	if !used {
+		f.Close()
+	}
+}
+
+// known tells whether a file is probed, or cannot be. Those with nothing of TLS in them are not kept.
+func (l *libraries) known(id identity) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.seen[id]
+}
+
+func (l *libraries) know(id identity) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.seen) < mostSeen {
+		l.seen[id] = true
+	}
+}
+
+// spare has a program passed over: this one has all the strings by which libraries are known.
+func (l *libraries) spare(path string) {
+	var st unix.Stat_t
+	if err := unix.Stat(path, &st); err == nil {
+		l.know(identity{uint64(st.Dev), st.Ino, 0})
+	}
+}
+
+// release takes the probes off files that were deleted and that no process executes any more: they would take their room until the
+// capture ends.
+func (l *libraries) release() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, p := range l.probed {
+		var st unix.Stat_t
+		if p.file == nil || unix.Fstat(int(p.file.Fd()), &st) != nil || st.Nlink > 0 || mapped.Executes(st.Ino) {
+			continue
+		}
+		l.log.Info("a library was deleted", "path", p.name)
+		if err := p.close(); err != nil {
+			l.log.Debug("take a probe off", "path", p.name, "error", err)
+		}
+	}
 }
 
 // add probes a function.
@@ -237,18 +253,15 @@ func (l *libraries) String() string {
 
 // Close ends the watch and all probes.
 func (l *libraries) Close() error {
-	close(l.ended)
 	var errs []error
 	if l.watch != nil {
 		errs = append(errs, l.watch.Close())
 	}
-	l.run.Wait()
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.closed = true
 	for _, p := range slices.Backward(l.probed) {
-		errs = append(errs, p.probe.Close())
-		p.file.Close() // another of its functions may have closed it
+		errs = append(errs, p.close())
 	}
 	return errors.Join(errs...)
 }

@@ -37,8 +37,8 @@ func init() {
 }
 
 // lead is how long packets wait for the secrets that they need: a process derives those from a packet that was captured before
-// it came to the process.
-const lead = 20 * time.Millisecond
+// it came to the process. A timer may be some milliseconds late, and it is to be no more than 20 in all.
+const lead = 16 * time.Millisecond
 
 // source is the probe configured for one capture.
 type source struct {
@@ -64,13 +64,7 @@ func fromFlags(c *cli.Context) (plugin.Source, error) {
 	if err != nil || !asked {
 		return nil, err
 	}
-	s := &source{options: o}
-	if o.keyLog != "" {
-		if s.keys, err = openKeyLog(o.keyLog, slog.Default()); err != nil {
-			return nil, err
-		}
-	}
-	return s, nil
+	return &source{options: o}, nil
 }
 
 // Prepare makes the ring one for secrets.
@@ -89,6 +83,12 @@ func (s *source) Attach(coll *ebpf.Collection, t plugin.Target) (io.Closer, erro
 		s.clock = unix.CLOCK_MONOTONIC
 	}
 	s.connections = newConnections(t.Emit)
+	if s.keyLog != "" {
+		var err error
+		if s.keys, err = openKeyLog(s.keyLog, t.Log); err != nil {
+			return nil, err
+		}
+	}
 	a := &attached{ended: make(chan struct{})}
 	if err := s.whose.open(t.Log); err != nil {
 		return a, s.without(err)
