@@ -38,9 +38,11 @@ type Events struct {
 	bellFD int32
 	closed atomic.Bool
 	slept  atomic.Bool // perhaps: some events may be dead
+	woken  atomic.Bool // by Wake
 
-	mu       sync.Mutex // of what follows; Close waits for it before it unmaps
-	uevents  int        // the socket; -1: none
+	mu       sync.Mutex              // of what follows; Close waits for it before it unmaps
+	lead     func(cpu, fd int) error // Lead's; nil: nothing
+	uevents  int                     // the socket; -1: none
 	online   func() ([]byte, error)
 	compared time.Time // when online was asked
 	rings    []*eventRing
@@ -105,6 +107,29 @@ func (e *Events) resumed() {
 	_ = e.wake() // fails behind Close only
 }
 
+// ErrWoken is what Events.Next returns once behind Wake.
+var ErrWoken = errors.New("the wait for perf events was ended")
+
+// Wake ends a wait of Next, or the next one. The error wraps os.ErrClosed behind Close.
+func (e *Events) Wake() error {
+	e.woken.Store(true)
+	return e.wake()
+}
+
+// Lead has f lead other events to the rings (PERF_EVENT_IOC_SET_OUTPUT): it is called with each event that there is, and with each
+// that takes the place of another, before that is given up. Call it before Next.
+func (e *Events) Lead(f func(cpu, fd int) error) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.lead = f
+	for _, r := range e.rings {
+		if err := f(r.cpu, r.fd); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 func (e *Events) wake() error {
 	_, err := e.bell.Write(binary.NativeEndian.AppendUint64(nil, 1))
 	return err
@@ -116,6 +141,11 @@ func (e *Events) equip(cpu int) error {
 	e.off[cpu] = errors.Is(err, unix.ENODEV)
 	if err != nil {
 		return err
+	}
+	if e.lead != nil {
+		if err := e.lead(cpu, r.fd); err != nil {
+			return errors.Join(err, r.Close())
+		}
 	}
 	for _, old := range e.rings {
 		if old.cpu == cpu && !old.retired {
@@ -224,6 +254,9 @@ func (e *Events) wait(deadline time.Time) (over bool, err error) {
 	if e.fds[0].Revents != 0 {
 		if _, err := io.ReadFull(e.bell, e.message[:8]); err != nil {
 			return false, err
+		}
+		if e.woken.Swap(false) {
+			return false, ErrWoken
 		}
 	}
 	for i, r := range e.rings {
