@@ -74,10 +74,17 @@ func settingsOf(fn tlslib.Function) (settings, error) {
 	return s, nil
 }
 
-// prepare sizes the maps of the object. The program stays as it is: with it the kernel says whether it takes such a one.
-func prepare(spec *ebpf.CollectionSpec) {
-	spec.Maps["events"].MaxEntries = ringSize // before it was as large as for packets
+// prepare makes the object of the source ready. Its program says whether the kernel takes such a one, and is not attached.
+func prepare(spec *ebpf.CollectionSpec, t plugin.Target) error {
+	if t.Attempt > 0 {
+		return plugin.ErrSmallest
+	}
+	shrink(spec)
+	return nil
 }
+
+// shrink makes the ring as large as it need be: before it was as large as for packets.
+func shrink(spec *ebpf.CollectionSpec) { spec.Maps["events"].MaxEntries = ringSize }
 
 // lostOf returns how many secrets found no room in the ring of an object.
 func lostOf(coll *ebpf.Collection) (n uint64, err error) {
@@ -112,7 +119,7 @@ func (p *programs) probe(f *os.File, base int64, fn tlslib.Function, number uint
 	if err != nil {
 		return nil, err
 	}
-	p.awake.Store(l.awake)
+	p.awake.Store(l.loaded)
 	defer func() { // what is attached keeps it
 		for _, prog := range loaded {
 			err = errors.Join(err, prog.Close())
@@ -128,19 +135,18 @@ func (p *programs) probe(f *os.File, base int64, fn tlslib.Function, number uint
 // loading prepares the program for one function.
 type loading struct {
 	settings settings
-	awake    bool
+	awake    bool // it must not sleep
+	loaded   bool // awake of the last one
 }
 
-// Prepare makes it one that may sleep, if the kernel has not refused that.
+// Prepare makes it one that may sleep, and if the kernel refuses that, one that may not.
 func (l *loading) Prepare(spec *ebpf.CollectionSpec, t plugin.Target) error {
-	if t.Attempt > 0 {
-		if l.awake {
-			return plugin.ErrSmallest
-		}
-		l.awake = true
+	if t.Attempt > 1 || t.Attempt > 0 && l.awake {
+		return plugin.ErrSmallest
 	}
-	prepare(spec)
-	if !l.awake {
+	shrink(spec)
+	l.loaded = l.awake || t.Attempt > 0
+	if !l.loaded {
 		maySleep(spec.Programs["secret"])
 	}
 	if err := spec.Variables["settings"].Set(l.settings); err != nil {

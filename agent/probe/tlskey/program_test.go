@@ -77,11 +77,29 @@ func openRing(t testing.TB, awake bool) *ring {
 }
 
 // prepareFunc is a Preparer.
-type prepareFunc func(*ebpf.CollectionSpec)
+type prepareFunc func(*ebpf.CollectionSpec, plugin.Target) error
 
-func (f prepareFunc) Prepare(spec *ebpf.CollectionSpec, _ plugin.Target) error {
-	f(spec)
-	return nil
+func (f prepareFunc) Prepare(spec *ebpf.CollectionSpec, t plugin.Target) error { return f(spec, t) }
+
+// TestLoadingSaysWhenNothingIsLeft: the last attempt can be made again, for the verifier's log.
+func TestLoadingSaysWhenNothingIsLeft(t *testing.T) {
+	for _, awake := range []bool{false, true} {
+		l := &loading{awake: awake}
+		last := map[bool]int{false: 1, true: 0}[awake]
+		for _, attempt := range []int{0, last, last + 1, last} {
+			spec, err := bpf.Open("tlskey", string(plan.Ring))
+			if err != nil {
+				t.Fatal(err)
+			}
+			err = l.Prepare(spec, plugin.Target{Attempt: attempt})
+			if got, want := errors.Is(err, plugin.ErrSmallest), attempt > last; got != want || err != nil && !got {
+				t.Errorf("must not sleep: %v, attempt %d: %v", awake, attempt, err)
+			}
+			if sleeps := spec.Programs["secret"].Flags != 0; err == nil && sleeps != (!awake && attempt == 0) {
+				t.Errorf("must not sleep: %v, attempt %d: it may: %v", awake, attempt, sleeps)
+			}
+		}
+	}
 }
 
 // next waits for a secret.
