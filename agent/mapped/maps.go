@@ -90,8 +90,9 @@ func name(b []byte) (string, bool) {
 
 // each calls f with each line until it returns false. Lines that are none are passed over, and so is what a name has behind the
 // longest: directories may be deeper than PATH_MAX.
-func each(r io.Reader, f func(line) bool) error {
-	lines := bufio.NewReaderSize(r, longest)
+//
+// lines has room for the longest.
+func each(lines *bufio.Reader, f func(line) bool) error {
 	for rest := false; ; {
 		b, err := lines.ReadSlice('\n')
 		if l, ok := parseLine(bytes.TrimSuffix(b, []byte{'\n'})); ok && !rest && !f(l) {

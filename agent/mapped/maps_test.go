@@ -3,6 +3,7 @@
 package mapped
 
 import (
+	"bufio"
 	"bytes"
 	"encoding/binary"
 	"math"
@@ -68,7 +69,7 @@ func TestEach(t *testing.T) {
 		"a line in a name of that length": one + strings.Repeat("a", 2*longest-len(one)) + "9000-a000 r-xp 00000000 08:01 9 /c\n" + two + "\n",
 	} {
 		var got []uint64
-		if err := each(strings.NewReader(text), func(l line) bool { got = append(got, l.Inode); return true }); err != nil {
+		if err := each(bufio.NewReaderSize(strings.NewReader(text), longest), func(l line) bool { got = append(got, l.Inode); return true }); err != nil {
 			t.Error(err)
 		}
 		if diff := cmp.Diff([]uint64{1, 2}, got); diff != "" {
@@ -205,7 +206,7 @@ func FuzzParseMaps(f *testing.F) {
 	f.Add([]byte("7f0000001000-7f0000003000 r-xp 00001000 08:1f 1234 /lib/libssl.so\n1000-2000 r--p 0 08:01 1 /a\\012 (deleted)\n"))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		count := 0
-		if err := each(bytes.NewReader(b), func(l line) bool {
+		if err := each(bufio.NewReaderSize(bytes.NewReader(b), longest), func(l line) bool {
 			count++
 			if l.Start >= l.End || l.Offset+(l.End-l.Start) < l.Offset || len(l.Name) > longest {
 				t.Errorf("%+v", l)

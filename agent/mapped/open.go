@@ -3,6 +3,7 @@
 package mapped
 
 import (
+	"bufio"
 	"bytes"
 	"errors"
 	"fmt"
@@ -86,7 +87,7 @@ func still(dir string, m *Mapping) (same bool) {
 		return false
 	}
 	defer f.Close() // was only read
-	_ = each(f, func(l line) bool {
+	_ = each(bufio.NewReaderSize(f, longest), func(l line) bool {
 		same = l.Start == m.Start && l.End == m.End && l.node() == m.node()
 		return l.Start < m.Start
 	})

@@ -3,6 +3,7 @@
 package mapped
 
 import (
+	"bufio"
 	"bytes"
 	"errors"
 	"fmt"
@@ -35,6 +36,7 @@ type scanner struct {
 	Config
 	seen   *seen
 	states map[int]state
+	lines  *bufio.Reader
 }
 
 // state is what of a process tells that it may have mapped something since.
@@ -47,7 +49,7 @@ func newScanner(c Config) *scanner {
 	if c.Proc == "" {
 		c.Proc = "/proc"
 	}
-	return &scanner{Config: c, seen: newSeen(remembered), states: map[int]state{}}
+	return &scanner{Config: c, seen: newSeen(remembered), states: map[int]state{}, lines: bufio.NewReaderSize(nil, longest)}
 }
 
 // Running finds what the processes have mapped that run now. The error is that of listing them.
@@ -168,15 +170,16 @@ func (s *scanner) process(pid int, told *Mapping) (there bool) {
 		return false
 	}
 	defer f.Close() // was only read
-	var parts parts
-	err = each(f, func(l line) bool {
+	var around parts
+	s.lines.Reset(f)
+	err = each(s.lines, func(l line) bool {
 		l.PID = pid
-		parts.add(&l)
+		around.add(&l)
 		is := told != nil && l.Start <= told.Start && told.Start < l.End
 		if is && l.node() == told.node() {
 			l.Generation = told.Generation
 		}
-		if done := !l.worth() || s.meet(l.Mapping, parts.offsets); is {
+		if done := !l.worth() || s.meet(l.Mapping, around.offsets); is {
 			there = done
 		}
 		return true
