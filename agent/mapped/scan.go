@@ -71,7 +71,8 @@ func Executes(inode uint64) (is bool) {
 		if err != nil {
 			continue // it is gone
 		}
-		_ = each(f, func(l line) bool {
+		s.lines.Reset(f)
+		_ = each(s.lines, func(l line) bool {
 			is = is || l.executable && l.Inode == inode
 			return !is
 		})

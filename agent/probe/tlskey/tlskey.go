@@ -69,11 +69,7 @@ func fromFlags(c *cli.Context) (plugin.Source, error) {
 
 // Prepare makes the ring one for secrets.
 func (s *source) Prepare(spec *ebpf.CollectionSpec, t plugin.Target) error {
-	if t.Attempt > 0 {
-		return plugin.ErrSmallest
-	}
-	prepare(spec)
-	return nil
+	return prepare(spec, t)
 }
 
 // Attach finds the libraries, now and as they come. That it cannot is said, and no error: the packets are captured all the same.
