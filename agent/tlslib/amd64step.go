@@ -72,24 +72,15 @@ func (x *x86) narrow(v value) value {
 }
 
 func (x *x86) oneByte(s *state, pc uint64, t *step) {
-	op, after := x.op, pc+x.n
-	low := int(op&7 | x.rex<<3&8)
+	if x.stack(s, t) || x.control(pc, t) {
+		return
+	}
+	op, low := x.op, int(x.op&7|x.rex<<3&8)
 	switch {
 	case op < 0x40:
 		x.arithmetic(s, pc, t)
-	case op&^7 == 0x50: // push
-		s.regs[rsp] = s.regs[rsp].plus(-8)
-		t.at, t.width, t.stored[0] = s.regs[rsp], 8, s.regs[low]
-	case op&^7 == 0x58: // pop
-		s.regs[low] = s.load(s.regs[rsp])
-		s.regs[rsp] = s.regs[rsp].plus(8)
-	case op == 0x68, op == 0x6a:
-		s.regs[rsp] = s.regs[rsp].plus(-8)
-		t.at, t.width, t.stored[0] = s.regs[rsp], 8, constant(uint64(x.imm))
 	case op == 0x63, op == 0x69, op == 0x6b:
 		s.regs[x.reg] = value{}
-	case op&^15 == 0x70, op&^3 == 0xe0: // jcc, loop, jrcxz
-		t.flow, t.target = branch, after+uint64(x.imm)
 	case op == 0x80, op == 0x81, op == 0x83:
 		x.withConstant(s, pc, t)
 	case op|1 == 0x85: // test
@@ -126,15 +117,6 @@ func (x *x86) oneByte(s *state, pc uint64, t *step) {
 		if v := constant(uint64(x.imm)); op == 0xc7 && !x.memory() {
 			s.regs[x.rm] = x.narrow(v)
 		}
-	case op|1 == 0xc3, op == 0xcc, op == 0xcf, op == 0xf4:
-		t.flow = end
-	case op == 0xc9: // leave
-		s.regs[rsp] = s.regs[5].plus(8)
-		s.regs[5] = s.load(s.regs[5])
-	case op == 0xe8:
-		t.flow, t.target = call, after+uint64(x.imm)
-	case op == 0xe9, op == 0xeb:
-		t.flow, t.target = jump, after+uint64(x.imm)
 	case op|1 == 0xf7 && x.modrm>>3&7 >= 2: // not, neg, mul, div
 		if x.modrm>>3&7 >= 4 {
 			s.regs[rax], s.regs[rdx] = value{}, value{}
@@ -144,6 +126,46 @@ func (x *x86) oneByte(s *state, pc uint64, t *step) {
 	case op|1 == 0xff:
 		x.group5(s, pc, t)
 	}
+}
+
+// stack carries out push, pop and leave.
+func (x *x86) stack(s *state, t *step) bool {
+	op, low := x.op, int(x.op&7|x.rex<<3&8)
+	switch {
+	case op&^7 == 0x50: // push
+		s.regs[rsp] = s.regs[rsp].plus(-8)
+		t.at, t.width, t.stored[0] = s.regs[rsp], 8, s.regs[low]
+	case op&^7 == 0x58: // pop
+		s.regs[low] = s.load(s.regs[rsp])
+		s.regs[rsp] = s.regs[rsp].plus(8)
+	case op == 0x68, op == 0x6a:
+		s.regs[rsp] = s.regs[rsp].plus(-8)
+		t.at, t.width, t.stored[0] = s.regs[rsp], 8, constant(uint64(x.imm))
+	case op == 0xc9: // leave
+		s.regs[rsp] = s.regs[5].plus(8)
+		s.regs[5] = s.load(s.regs[5])
+	default:
+		return false
+	}
+	return true
+}
+
+// control is true for a jump, a call or an end.
+func (x *x86) control(pc uint64, t *step) bool {
+	op, target := x.op, pc+x.n+uint64(x.imm)
+	switch {
+	case op&^15 == 0x70, op&^3 == 0xe0: // jcc, loop, jrcxz
+		t.flow, t.target = branch, target
+	case op == 0xe8:
+		t.flow, t.target = call, target
+	case op == 0xe9, op == 0xeb:
+		t.flow, t.target = jump, target
+	case op|1 == 0xc3, op == 0xcc, op == 0xcf, op == 0xf4: // ret, int3, iret, hlt
+		t.flow = end
+	default:
+		return false
+	}
+	return true
 }
 
 // group5 is inc, dec, call, jmp and push of an operand.

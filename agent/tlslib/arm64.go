@@ -165,68 +165,77 @@ func armOther(s *state, w uint32) {
 	}
 }
 
-// armMemory carries out loads and stores of the addressing modes with a constant.
-func armMemory(s *state, w uint32) step {
-	t := step{size: 4}
-	rt, rn, vec := w&31, w>>5&31, w>>26&1 == 1
-	pair := w>>27&7 == 5
-	var scale, mode uint32 // mode: 0 plain, 1 writes back after, 3 before
-	var imm int64
-	isLoad := w>>22&1 == 1
+// armAccess is a load or store taken apart.
+type armAccess struct {
+	load, pair, vec bool
+	scale           uint32 // 1<<scale bytes of each register
+	imm             int64
+	mode            uint32 // 0 plain, 1 writes the address back after, 3 before
+}
+
+// access takes a load or store of an addressing mode with a constant apart.
+func access(w uint32) (a armAccess, ok bool) {
+	a.load, a.pair, a.vec = w>>22&1 == 1, w>>27&7 == 5, w>>26&1 == 1
 	switch {
-	case pair:
+	case a.pair:
 		opc := w >> 30
-		if scale = 2 + opc; !vec {
-			scale = 2 + opc>>1
+		if a.scale = 2 + opc; !a.vec {
+			a.scale = 2 + opc>>1
 		}
-		imm, mode = sext(w>>15, 7)<<scale, w>>23&3
-		if mode == 2 {
-			mode = 0
+		if a.imm, a.mode = sext(w>>15, 7)<<a.scale, w>>23&3; a.mode == 2 {
+			a.mode = 0
 		}
 	case w>>27&7 == 7 && (w>>24&3 == 1 || w>>24&3 == 0 && w>>21&1 == 0):
-		scale = w >> 30
-		if vec && w>>23&1 == 1 {
-			scale += 4
-		} else if !vec && w>>23&1 == 1 {
-			isLoad = true // with the sign, or a prefetch
+		a.scale = w >> 30
+		if a.vec && w>>23&1 == 1 {
+			a.scale += 4
+		} else if !a.vec && w>>23&1 == 1 {
+			a.load = true // with the sign, or a prefetch
 		}
-		if imm = int64(w>>10&0xfff) << scale; w>>24&3 == 0 {
-			imm, mode = sext(w>>12, 9), w>>10&3
+		if a.imm = int64(w>>10&0xfff) << a.scale; w>>24&3 == 0 {
+			a.imm, a.mode = sext(w>>12, 9), w>>10&3
 		}
 	default: // by a register, exclusive, literal, several vectors
-		if !vec && w>>21&0x1ff == 0x1c3 && w>>10&3 == 2 { // ldrb wt, [xn, xm]
+		return a, false
+	}
+	return a, true
+}
+
+func armMemory(s *state, w uint32) step {
+	t := step{size: 4}
+	rt, rn := w&31, w>>5&31
+	a, ok := access(w)
+	if !ok {
+		if !a.vec && w>>21&0x1ff == 0x1c3 && w>>10&3 == 2 { // ldrb wt, [xn, xm]
 			t.base = s.regs[rn]
 			if i := s.get(w >> 16); i.kind == path {
 				t.base = i
 			}
 		}
-		if s.vecs[rt] = (value{}); !vec && rt != 31 {
+		if s.vecs[rt] = (value{}); !a.vec && rt != 31 {
 			s.set(rt, value{})
 		}
 		return t
 	}
 	at := s.regs[rn]
-	if mode != 1 {
-		at = at.plus(imm)
+	if a.mode != 1 {
+		at = at.plus(a.imm)
 	}
-	regs := &s.regs
-	if vec {
-		regs = &s.vecs
-	}
-	if isLoad && !vec && scale == 0 {
-		t.base = at
-	}
-	if isLoad {
-		armLoad(s, regs, w, at, pair, scale, vec)
+	back := s.regs[rn].plus(a.imm)
+	if a.load {
+		if !a.vec && a.scale == 0 {
+			t.base = at
+		}
+		armLoad(s, a, w, at)
 	} else {
-		t.at, t.width = at, 1<<scale
-		t.stored[0] = armStored(s, rt, vec, scale)
-		if pair {
-			t.stored[1] = armStored(s, w>>10, vec, scale)
+		t.at, t.width = at, 1<<a.scale
+		t.stored[0] = armStored(s, rt, a.vec, a.scale)
+		if a.pair {
+			t.stored[1] = armStored(s, w>>10, a.vec, a.scale)
 		}
 	}
-	if mode&1 == 1 {
-		s.set(rn, s.regs[rn].plus(imm))
+	if a.mode&1 == 1 {
+		s.set(rn, back)
 	}
 	return t
 }
@@ -241,18 +250,20 @@ func armStored(s *state, r uint32, vec bool, scale uint32) value {
 	return value{}
 }
 
-func armLoad(s *state, regs *[32]value, w uint32, at value, pair bool, scale uint32, vec bool) {
+func armLoad(s *state, a armAccess, w uint32, at value) {
 	put := func(r uint32, i int64) {
 		v := value{}
-		if scale >= 3 {
-			v = s.load(at.plus(i << scale))
+		if a.scale >= 3 {
+			v = s.load(at.plus(i << a.scale))
 		}
-		if r &= 31; vec || r != 31 {
-			regs[r] = v
+		if r &= 31; a.vec {
+			s.vecs[r] = v
+		} else if r != 31 {
+			s.regs[r] = v
 		}
 	}
 	put(w, 0)
-	if pair {
+	if a.pair {
 		put(w>>10, 1)
 	}
 }

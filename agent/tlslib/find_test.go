@@ -39,63 +39,67 @@ func arguments(m elf.Machine) [4]Register {
 	return [4]Register{0, 1, 2, 3}
 }
 
+// want is what is to be found in a synthetic file.
+type want struct {
+	library string
+	at      []uint64
+	path    []uint32
+	guess   bool
+}
+
+var findCases = []struct {
+	name  string
+	build func(p *program)
+	want  want
+}{
+	{"the accessor calls memcpy", func(p *program) { p.passAll(boring, logAt); p.accessor() },
+		want{"BoringSSL", []uint64{logAt}, []uint32{0x58, 0x70}, false}},
+	{"the accessor copies by itself", func(p *program) { p.passAll(boring, logAt); p.inline() },
+		want{"BoringSSL", []uint64{logAt}, []uint32{0x160}, false}},
+	{"no accessor: the function hands the random on", func(p *program) { p.passAll(boring, logAt); p.writer(logAt) },
+		want{"BoringSSL", []uint64{logAt}, []uint32{0xa8, 0xb8}, false}},
+	{"no accessor: the function reads the random", func(p *program) { p.passAll(boring, logAt); p.hexer(logAt) },
+		want{"BoringSSL", []uint64{logAt}, []uint32{0x40, 0x38}, false}},
+	{"nothing tells the way", func(p *program) { p.passAll(boring, logAt) },
+		want{"BoringSSL", []uint64{logAt}, []uint32{0x30, 0x30}, true}},
+	{"four labels are enough, a rival with two is none", func(p *program) {
+		p.passAll(boring[:4], logAt)
+		p.passAll(boring[4:6], memcpyAt)
+	}, want{"BoringSSL", []uint64{logAt}, []uint32{0x30, 0x30}, true}},
+	{"two copies", func(p *program) {
+		p.passAll(boring, logAt)
+		p.passAll(boring, secondAt)
+		p.hexer(logAt)
+		p.hexer(secondAt)
+	}, want{"BoringSSL", []uint64{logAt, secondAt}, []uint32{0x40, 0x38}, false}},
+	{"OpenSSL: three labels, one of them the end of another", func(p *program) {
+		p.labels["EXPORTER_SECRET"] = p.label("EARLY_EXPORTER_SECRET") + uint64(len("EARLY_"))
+		for _, name := range []string{"EXPORTER_SECRET", "EARLY_EXPORTER_SECRET", "CLIENT_RANDOM"} {
+			p.pass(name, logAt)
+		}
+		p.writer(logAt)
+	}, want{"OpenSSL", []uint64{logAt}, []uint32{0xa8, 0xb8}, false}},
+	{"all calls are last ones", func(p *program) {
+		for _, name := range boring {
+			p.passLast(name, logAt)
+		}
+	}, want{"BoringSSL", []uint64{logAt}, []uint32{0x30, 0x30}, true}},
+	{"calls that share their end", func(p *program) {
+		for _, name := range boring[1:] {
+			p.passLast(name, textAddr)
+		}
+		p.pass(boring[0], logAt)
+		p.pc = textAddr
+		p.call(logAt)
+	}, want{"BoringSSL", []uint64{logAt}, []uint32{0x30, 0x30}, true}},
+	{"a label across two pieces", func(p *program) {
+		p.string(strings.Repeat("x", piece-3))
+		p.passAll(boring, logAt)
+	}, want{"BoringSSL", []uint64{logAt}, []uint32{0x30, 0x30}, true}},
+}
+
 func TestFind(t *testing.T) {
-	type want struct {
-		library string
-		at      []uint64
-		path    []uint32
-		guess   bool
-	}
-	for _, c := range []struct {
-		name  string
-		build func(p *program)
-		want  want
-	}{
-		{"the accessor calls memcpy", func(p *program) { p.passAll(boring, logAt); p.accessor() },
-			want{"BoringSSL", []uint64{logAt}, []uint32{0x58, 0x70}, false}},
-		{"the accessor copies by itself", func(p *program) { p.passAll(boring, logAt); p.inline() },
-			want{"BoringSSL", []uint64{logAt}, []uint32{0x160}, false}},
-		{"no accessor: the function hands the random on", func(p *program) { p.passAll(boring, logAt); p.writer(logAt) },
-			want{"BoringSSL", []uint64{logAt}, []uint32{0xa8, 0xb8}, false}},
-		{"no accessor: the function reads the random", func(p *program) { p.passAll(boring, logAt); p.hexer(logAt) },
-			want{"BoringSSL", []uint64{logAt}, []uint32{0x40, 0x38}, false}},
-		{"nothing tells the way", func(p *program) { p.passAll(boring, logAt) },
-			want{"BoringSSL", []uint64{logAt}, []uint32{0x30, 0x30}, true}},
-		{"four labels are enough, a rival with two is none", func(p *program) {
-			p.passAll(boring[:4], logAt)
-			p.passAll(boring[4:6], memcpyAt)
-		}, want{"BoringSSL", []uint64{logAt}, []uint32{0x30, 0x30}, true}},
-		{"two copies", func(p *program) {
-			p.passAll(boring, logAt)
-			p.passAll(boring, secondAt)
-			p.hexer(logAt)
-			p.hexer(secondAt)
-		}, want{"BoringSSL", []uint64{logAt, secondAt}, []uint32{0x40, 0x38}, false}},
-		{"OpenSSL: three labels, one of them the end of another", func(p *program) {
-			p.labels["EXPORTER_SECRET"] = p.label("EARLY_EXPORTER_SECRET") + uint64(len("EARLY_"))
-			for _, name := range []string{"EXPORTER_SECRET", "EARLY_EXPORTER_SECRET", "CLIENT_RANDOM"} {
-				p.pass(name, logAt)
-			}
-			p.writer(logAt)
-		}, want{"OpenSSL", []uint64{logAt}, []uint32{0xa8, 0xb8}, false}},
-		{"all calls are last ones", func(p *program) {
-			for _, name := range boring {
-				p.passLast(name, logAt)
-			}
-		}, want{"BoringSSL", []uint64{logAt}, []uint32{0x30, 0x30}, true}},
-		{"calls that share their end", func(p *program) {
-			for _, name := range boring[1:] {
-				p.passLast(name, textAddr)
-			}
-			p.pass(boring[0], logAt)
-			p.pc = textAddr
-			p.call(logAt)
-		}, want{"BoringSSL", []uint64{logAt}, []uint32{0x30, 0x30}, true}},
-		{"a label across two pieces", func(p *program) {
-			p.string(strings.Repeat("x", piece-3))
-			p.passAll(boring, logAt)
-		}, want{"BoringSSL", []uint64{logAt}, []uint32{0x30, 0x30}, true}},
-	} {
+	for _, c := range findCases {
 		for _, machine := range machines {
 			t.Run(c.name+"/"+machine.String(), func(t *testing.T) {
 				p := newProgram(machine)
@@ -119,6 +123,30 @@ func TestFind(t *testing.T) {
 					t.Errorf("-want +got:\n%s", d)
 				}
 			})
+		}
+	}
+}
+
+// TestPad: a function may begin with instructions that older kernels cannot probe.
+func TestPad(t *testing.T) {
+	for _, c := range []struct {
+		machine elf.Machine
+		words   []uint32
+		want    uint8
+	}{
+		{elf.EM_AARCH64, []uint32{0xd10203ff}, 0},             // sub sp, sp, #0x80
+		{elf.EM_AARCH64, []uint32{0xd503233f, 0xd10203ff}, 4}, // paciasp
+		{elf.EM_AARCH64, []uint32{0xd503245f, 0xd503233f}, 8}, // bti c; paciasp
+		{elf.EM_X86_64, []uint32{0xfa1e0ff3, 0xe5894855}, 4},  // endbr64; push rbp; mov rbp, rsp
+		{elf.EM_X86_64, []uint32{0xe5894855}, 0},
+	} {
+		p := newProgram(c.machine)
+		p.passAll(boring, logAt)
+		p.pc = logAt
+		p.words(c.words...)
+		r := p.reader()
+		if got, err := Find(r, r.Size()); err != nil || len(got) != 1 || got[0].Pad != c.want {
+			t.Errorf("%v %#x: got %+v, %v, want a pad of %d", c.machine, c.words, got, err, c.want)
 		}
 	}
 }
