@@ -8,8 +8,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"runtime"
 	"slices"
 )
+
+// onPhone keeps what reads code of x86_64 out of the phone's binary, whose size is limited.
+const onPhone = runtime.GOARCH == "arm64"
 
 // maxCopies is how many copies of a library a file may hold.
 const maxCopies = 4
@@ -55,9 +59,9 @@ func findC(m *image) ([]Function, error) {
 	if len(at) == 0 {
 		return nil, nothing(m)
 	}
-	var cpu processor = amd64{}
-	if m.machine == elf.EM_AARCH64 {
-		cpu = arm64{}
+	var cpu processor = arm64{}
+	if !onPhone && m.machine == elf.EM_X86_64 {
+		cpu = amd64{}
 	}
 	all, err := tally(m, cpu, at)
 	if err != nil {
@@ -102,13 +106,16 @@ func rank(all map[uint64]votes) (found []candidate) {
 		called = called || v.calls != 0
 	}
 	for a, v := range all {
-		if v.calls != 0 || !called {
-			found = append(found, candidate{addr: a, votes: v})
+		if v.calls == 0 && called {
+			continue
 		}
+		// A sort of the slices package is 8 KiB of code for a handful of these.
+		c, i := candidate{addr: a, votes: v}, 0
+		for i < len(found) && (found[i].count() > v.count() || found[i].count() == v.count() && found[i].addr < a) {
+			i++
+		}
+		found = slices.Insert(found, i, c)
 	}
-	slices.SortFunc(found, func(a, b candidate) int {
-		return cmp.Or(cmp.Compare(b.count(), a.count()), cmp.Compare(a.addr, b.addr))
-	})
 	return found
 }
 
@@ -148,7 +155,8 @@ func decide(m *image, cpu processor, all map[uint64]votes) ([]Function, error) {
 		if c.kind = boringSSL; (c.calls|c.jumps)&earlyExporter != 0 {
 			c.kind = early
 		}
-		if _, ok := m.offset(c.addr, true); ok && c.count() >= c.need {
+		// Another copy is called with as many labels; anything else with few.
+		if _, ok := m.offset(c.addr, true); ok && c.count() >= c.need && 2*c.count() > ranked[0].count() {
 			chosen = append(chosen, c)
 		}
 	}

@@ -79,6 +79,12 @@ var findCases = []struct {
 		}
 		p.writer(logAt)
 	}, want{"OpenSSL", []uint64{logAt}, []uint32{0xa8, 0xb8}, false}},
+	{"OpenSSL: a function with fewer than half of the labels is no copy", func(p *program) {
+		p.passAll(labels[:], logAt)
+		p.pass("EARLY_EXPORTER_SECRET", memcpyAt)
+		p.pass("EXPORTER_SECRET", memcpyAt)
+		p.writer(logAt)
+	}, want{"OpenSSL", []uint64{logAt}, []uint32{0xa8, 0xb8}, false}},
 	{"all calls are last ones", func(p *program) {
 		for _, name := range boring {
 			p.passLast(name, logAt)

@@ -86,7 +86,7 @@ func newImage(r io.ReaderAt, size int64) (*image, error) {
 // known tells whether its code can be read here.
 func (m *image) known() bool {
 	return elf.Class(m.header[4]) == elf.ELFCLASS64 && elf.Data(m.header[5]) == elf.ELFDATA2LSB &&
-		(m.machine == elf.EM_AARCH64 || m.machine == elf.EM_X86_64)
+		(m.machine == elf.EM_AARCH64 || m.machine == elf.EM_X86_64 && !onPhone)
 }
 
 func (m *image) read(p []byte, off uint64) bool {

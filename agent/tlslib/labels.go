@@ -4,6 +4,7 @@ package tlslib
 
 import (
 	"bytes"
+	"debug/elf"
 	"encoding/binary"
 	"math/bits"
 )
@@ -77,9 +78,9 @@ func tally(m *image, cpu processor, at map[uint64]uint8) (map[uint64]votes, erro
 		}
 		w.run(pc, s)
 	}
-	scan := scanAMD64
-	if _, ok := cpu.(arm64); ok {
-		scan = scanARM64
+	scan := scanARM64
+	if !onPhone && m.machine == elf.EM_X86_64 {
+		scan = scanAMD64
 	}
 	var last uint64 // pieces overlap: no code twice
 	count := 0

@@ -39,7 +39,7 @@ type Function struct {
 	Path   []uint32
 	// Guess says that the path is what it is in libraries of this kind: nothing in the file tells it.
 	Guess bool
-	Why   string // how it was found, for people: "7 of 7 labels"
+	Why   string // how it was found, for people: "called with 7 labels, its code reads the random"
 }
 
 // ErrNone is wrapped by the error for a file that has nothing of TLS in it, or is no program or library.
