@@ -101,11 +101,16 @@ type mapper struct {
 	lines *bufio.Scanner
 }
 
-func newMapper(t *testing.T, flags uintptr) *mapper {
+func root(t *testing.T) {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("needs root to watch other processes")
 	}
+}
+
+func newMapper(t *testing.T, flags uintptr) *mapper {
+	t.Helper()
+	root(t)
 	cmd := exec.Command("/proc/self/exe")
 	cmd.Env = append(os.Environ(), child+"=1")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: flags, Pdeathsig: syscall.SIGKILL}

@@ -57,6 +57,7 @@ func next(t *testing.T, found chan find) find {
 // started is a watch of the kernel's that has looked at all processes.
 func started(t *testing.T, c Config) *Watcher {
 	t.Helper()
+	root(t)
 	e, err := openEvents(c)
 	if err != nil {
 		t.Fatal(err)
