@@ -50,11 +50,18 @@ type reader struct {
 
 // parse reads a record, and completes it. It does not keep raw.
 func (r *reader) parse(raw []byte) (s secret, err error) {
+	if s, err = parseSecret(raw); err == nil {
+		s.complete(r.read)
+	}
+	return s, err
+}
+
+func parseSecret(raw []byte) (s secret, err error) {
 	if len(raw) < secretSize {
 		return s, fmt.Errorf("a record of %d bytes, where a secret has %d", len(raw), secretSize)
 	}
 	ne := binary.NativeEndian
-	s = secret{
+	return secret{
 		Time:      ne.Uint64(raw),
 		Base:      ne.Uint64(raw[8:]),
 		LabelAt:   ne.Uint64(raw[16:]),
@@ -68,9 +75,7 @@ func (r *reader) parse(raw []byte) (s secret, err error) {
 		Label:     [48]byte(raw[48:96]),
 		Random:    [32]byte(raw[96:128]),
 		Secret:    [64]byte(raw[128:192]),
-	}
-	s.complete(r.read)
-	return s, nil
+	}, nil
 }
 
 // put writes the bytes of a record.
