@@ -96,8 +96,12 @@ func cutSecrets(data []byte) []byte {
 
 // recall queues the secrets of connections that may go on, in the order in which they were written.
 func (w *Writer) recall() {
+	before := len(w.buf)
 	for e := w.secrets.order.Front(); e != nil; e = e.Next() {
 		w.buf = appendSecrets(w.buf, e.Value.(*Secrets))
+	}
+	if w.written == 0 {
+		w.recalled = int64(len(w.buf) - before)
 	}
 }
 

@@ -204,3 +204,27 @@ func TestSecretsAreTheWriters(t *testing.T) {
 		t.Errorf("next file (-want +got):\n%s", diff)
 	}
 }
+
+// TestSizeWithoutRecalledSecrets: what a file begins with does not fill it.
+func TestSizeWithoutRecalledSecrets(t *testing.T) {
+	w := NewWriter(io.Discard, Section{})
+	empty := w.Size()
+	for n := range 100 {
+		if err := w.Write(&Secrets{Key: string(rune(n)), Type: TLSKeyLog, Data: bytes.Repeat([]byte("x\n"), 500)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if w.Size() < empty+100_000 {
+		t.Errorf("secrets of its own time do not count: %d bytes", w.Size())
+	}
+	w.Next(io.Discard)
+	if w.Size() != empty {
+		t.Errorf("the next file begins with %d bytes, want %d", w.Size(), empty)
+	}
+	if err := w.Flush(); err != nil || w.Size() != empty {
+		t.Errorf("%v; written it has %d bytes, want %d", err, w.Size(), empty)
+	}
+	if err := w.Write(&Secrets{Key: "new", Type: TLSKeyLog, Data: []byte("line\n")}); err != nil || w.Size() <= empty {
+		t.Errorf("%v; with another secret it has %d bytes", err, w.Size())
+	}
+}

@@ -43,6 +43,8 @@ type Writer struct {
 	safe    int          // of ids: those whose blocks are in the output
 	latest  []*Interface // of each Index, in the order of the first ones: what the next file begins with
 	secrets known
+	// recalled is the bytes of the secrets with which the file began.
+	recalled int64
 	classic *classic // nil: the files are pcapng
 }
 
@@ -161,8 +163,9 @@ func (w *Writer) Flush() error {
 // Packets returns the number of packets whose whole block has reached an output.
 func (w *Writer) Packets() uint64 { return w.packets }
 
-// Size returns how many bytes the file has, those that are queued included.
-func (w *Writer) Size() int64 { return w.written + int64(len(w.buf)) }
+// Size returns how many bytes the file has, those that are queued included, without the secrets of others that it began with: a
+// limit that is less than those would leave each file a single packet.
+func (w *Writer) Size() int64 { return w.written + int64(len(w.buf)) - w.recalled }
 
 // Queued returns how many bytes of them are queued.
 func (w *Writer) Queued() int { return len(w.buf) }
@@ -173,7 +176,7 @@ func (w *Writer) Waiting() uint64 { return w.queued }
 // Next begins another file, which stands alone: what the packets to come need of what was written is queued again. What was
 // queued for the one before is lost if Flush has not written it.
 func (w *Writer) Next(out io.Writer) {
-	w.out, w.written, w.safe = out, 0, 0
+	w.out, w.written, w.safe, w.recalled = out, 0, 0, 0
 	w.Resume()
 }
 
