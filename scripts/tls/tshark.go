@@ -64,7 +64,7 @@ func Conversations(t testing.TB, file, keys string, quic bool) []Conversation {
 func hellos(t testing.TB, file string) (all []Conversation) {
 	t.Helper()
 	for line := range strings.Lines(tshark(t, file, "", "-Y", "tcp", "-T", "fields", "-e", "tcp.stream",
-		"-e", "tls.handshake.type", "-e", "tls.handshake.random", "-e", "tcp.srcport")) {
+		"-e", "tls.handshake.type", "-e", "tls.handshake.random", "-e", "tcp.port")) {
 		f := strings.Split(strings.TrimSuffix(line, "\n"), "\t")
 		i := atoi(t, f[0])
 		for len(all) <= i {
@@ -73,8 +73,9 @@ func hellos(t testing.TB, file string) (all []Conversation) {
 		if f[1] == "1" {
 			all[i].Random = f[2]
 		}
-		if f[3] != Port {
-			all[i].Port = f[3]
+		from, to, _ := strings.Cut(f[3], ",")
+		if all[i].Port = from; from == Port {
+			all[i].Port = to
 		}
 	}
 	return all
