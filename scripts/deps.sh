@@ -16,7 +16,7 @@ packages=(
     busybox-static                                            # the module's scripts
     e2fsprogs f2fs-tools                                      # the phone's disk
     netbase procps ethtool                                    # names for tcpdump to look up; sysctl; offloads
-    curl                                                  # a TLS client with another library than the tests bring
+    curl                                                      # a TLS client with another library than the tests bring
 )
 
 missing=()

@@ -34,14 +34,14 @@ func Pairs() []Pair {
 			boring(dir, "TLS 1.3, 0-RTT", "ALL resumed, ALL with early data", "-e"),
 			boring(dir, "TLS 1.2, resumed", "ALL resumed", "-v", "12", "-r"))
 	}
-	early := quic("HTTP/3, 0-RTT", "ALL with early data", "-early")
+	early := quic("go, HTTP/3, 0-RTT", "ALL with early data", "-early")
 	early.hides = true
 	return append(all,
 		golang("plain", "TLS 1.3", "0 resumed"),
 		golang("stripped", "TLS 1.2", "0 resumed", "-tls", "1.2"),
 		golang("pie", "TLS 1.3, resumed", "ALL resumed", "-resume"),
-		gnutls("1.3"), gnutls("1.2"),
-		quic("HTTP/3", "0 with early data"), early)
+		gnutls("1.3"), gnutls("1.2"), ngtcp2(),
+		quic("go, HTTP/3", "0 with early data"), early)
 }
 
 func openssl(dir, library, version string) Pair {
@@ -134,5 +134,21 @@ func gnutls(version string) Pair {
 			return []string{dir + "/gnutls-cli", "--insecure", "--priority", priority, "-p", Port, r.address}
 		},
 		ready: "Echo Server listening on IPv4", echoes: true,
+	}
+}
+
+// ngtcp2 is HTTP/3 with GnuTLS: each connection but the first resumes the session of the one before, and asks in 0-RTT packets.
+func ngtcp2() Pair {
+	const dir = "ngtcp2-0.12"
+	return Pair{
+		Name: dir + ", HTTP/3, 0-RTT", libraries: []string{dir + "/lib/libgnutls.so.30"}, QUIC: true,
+		server: func(r *Running) []string {
+			return []string{dir + "/gtlsserver", "--no-quic-dump", "-d", ".", r.address, Port, "key.pem", "cert.pem"}
+		},
+		client: func(r *Running, first, n int) []string {
+			return []string{dir + "/gtlsclient", "--exit-on-all-streams-close", "--no-quic-dump", "-m", "POST", "-d", "ask-" + number(first),
+				"--session-file", "session", "--tp-file", "parameters", r.address, Port, "https://" + r.address + "/" + Request(first)}
+		},
+		ready: "Using document root",
 	}
 }

@@ -6,6 +6,7 @@
 #
 #   openssl-1.1.1, openssl-3.0, openssl-3.5   openssl
 #   gnutls-3.7                                gnutls-cli, gnutls-serv
+#   ngtcp2-0.12                               gtlsclient, gtlsserver: HTTP/3 with GnuTLS
 #   boringssl-13, boringssl-14                boring: see boring/boring.c
 #   go                                        plain, stripped, pie: see gopeer
 #   http3                                     http3: see http3
@@ -32,15 +33,16 @@ libraries() {
     cp -L "$2"/ld-linux-*.so.[0-9] "$2/ld.so"
 }
 
-# packaged DEST SUITE PACKAGE PROGRAM...: programs of one package, and the libraries of all that it depends on.
+# packaged DEST SUITE PACKAGES PROGRAM...: programs of packages, and the libraries of all that these depend on.
 packaged() {
-    local dest=$1 suite=$2 package=$3 p
+    local dest=$1 suite=$2 packages p
+    IFS=, read -ra packages <<<"$3"
     shift 3
-    mapfile -t all < <(debs_closure "$suite" "$arch" "$package" | grep -vE "$drop")
-    ((${#all[@]} > 1)) || die "$suite/$arch has no $package"
+    mapfile -t all < <(debs_closure "$suite" "$arch" "${packages[@]}" | grep -vE "$drop")
+    ((${#all[@]} > ${#packages[@]})) || die "$suite/$arch lacks one of: ${packages[*]}"
     debs_unpack "$suite" "$arch" "$dest.root" "${all[@]}"
     libraries "$dest.root" "$dest/lib"
-    for p; do cp "$dest.root/usr/bin/$p" "$dest/"; done
+    for p; do cp "$dest.root"/usr/{,s}bin/"$p" "$dest/" 2>/dev/null || [[ -e $dest/$p ]] || die "${packages[*]}: no $p"; done
     rm -rf "$dest.root"
 }
 
@@ -77,13 +79,14 @@ build() {
     packaged "$tmp/openssl-3.0" bookworm openssl openssl
     packaged "$tmp/openssl-3.5" trixie openssl openssl
     packaged "$tmp/gnutls-3.7" bookworm gnutls-bin gnutls-cli gnutls-serv
+    packaged "$tmp/ngtcp2-0.12" bookworm ngtcp2-client,ngtcp2-server gtlsclient gtlsserver
     boringssl "$tmp/boringssl-13" bookworm
     boringssl "$tmp/boringssl-14" trixie
     golang "$tmp"
 }
 
 # What only maintainer scripts need.
-drop='^(perl-base|debconf|dpkg|tar|libacl1|libselinux1|libpcre2.*|libbz2.*|liblzma5|.*-base)$'
+drop='^(perl-base|debconf|dpkg|tar|passwd|adduser|ssl-cert|libpam.*|libaudit.*|libacl1|libselinux1|libsem.*|libsepol.*|libdb5.*|libpcre2.*|libbz2.*|liblzma5|.*-base)$'
 arch=${1-}
 case $arch in
 amd64) triplet=x86_64-linux-gnu ;;

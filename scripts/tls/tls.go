@@ -88,9 +88,11 @@ func (p Pair) Start(t testing.TB, near, far nettest.Space, address string, logs 
 	t.Helper()
 	r := &Running{Pair: p, near: near, address: address, dir: t.TempDir(), peers: Dir(t, runtime.GOARCH), logs: logs}
 	certify(t, r.dir)
-	for n := range Most { // what openssl s_server has to answer with
-		if err := os.WriteFile(filepath.Join(r.dir, "hello-"+number(n)), []byte(Answer(n)+"\n"), 0o600); err != nil {
-			t.Fatal(err)
+	for n := range Most { // what servers of files have to answer with, and what gtlsclient sends
+		for name, text := range map[string]string{Request(n): Answer(n) + "\n", "ask-" + number(n): Request(n)} {
+			if err := os.WriteFile(filepath.Join(r.dir, name), []byte(text), 0o600); err != nil {
+				t.Fatal(err)
+			}
 		}
 	}
 	r.Server = nettest.Start(t, r.command(far, p.server(r), "server.log"), p.ready)
