@@ -58,7 +58,8 @@ func (w *writer) fits() bool {
 	if w.file == nil {
 		return true
 	}
-	switch w.full(w.out.Size()) {
+	// What it began with counts for nothing: a limit that is less than that would leave each file a single packet.
+	switch w.full(w.out.Size() - w.out.Recalled()) {
 	case plugin.Next:
 		w.turn()
 	case plugin.End:

@@ -45,7 +45,7 @@ type Writer struct {
 	secrets known
 	// recalled is the bytes of the secrets with which the file began.
 	recalled int64
-	classic *classic // nil: the files are pcapng
+	classic  *classic // nil: the files are pcapng
 }
 
 // identity is what makes two Interface blocks the same interface: an index may be given to another one later.
@@ -163,9 +163,11 @@ func (w *Writer) Flush() error {
 // Packets returns the number of packets whose whole block has reached an output.
 func (w *Writer) Packets() uint64 { return w.packets }
 
-// Size returns how many bytes the file has, those that are queued included, without the secrets of others that it began with: a
-// limit that is less than those would leave each file a single packet.
-func (w *Writer) Size() int64 { return w.written + int64(len(w.buf)) - w.recalled }
+// Size returns how many bytes the file has, those that are queued included.
+func (w *Writer) Size() int64 { return w.written + int64(len(w.buf)) }
+
+// Recalled returns how many bytes of them are secrets from before, with which the file began.
+func (w *Writer) Recalled() int64 { return w.recalled }
 
 // Queued returns how many bytes of them are queued.
 func (w *Writer) Queued() int { return len(w.buf) }

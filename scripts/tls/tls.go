@@ -46,8 +46,8 @@ func Dir(t testing.TB, arch string) string {
 	return ""
 }
 
-// certify writes a certificate of its own and its key, as cert.pem and key.pem.
-func certify(t testing.TB, dir string) {
+// Certify writes a certificate of its own and its key, as cert.pem and key.pem.
+func Certify(t testing.TB, dir string) {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -87,7 +87,7 @@ type Running struct {
 func (p Pair) Start(t testing.TB, near, far nettest.Space, address string, logs bool) *Running {
 	t.Helper()
 	r := &Running{Pair: p, near: near, address: address, dir: t.TempDir(), peers: Dir(t, runtime.GOARCH), logs: logs}
-	certify(t, r.dir)
+	Certify(t, r.dir)
 	for n := range Most { // what servers of files have to answer with, and what gtlsclient sends
 		for name, text := range map[string]string{Request(n): Answer(n) + "\n", "ask-" + number(n): Request(n)} {
 			if err := os.WriteFile(filepath.Join(r.dir, name), []byte(text), 0o600); err != nil {
