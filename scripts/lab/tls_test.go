@@ -4,7 +4,6 @@ package lab
 
 import (
 	"fmt"
-	"slices"
 	"strings"
 	"testing"
 
@@ -70,13 +69,20 @@ func testTLS(t *testing.T, p *phone) {
 	p.serveTLS(t)
 	for _, object := range []string{"auto", "legacy"} {
 		t.Run("by object "+object, func(t *testing.T) { testTLSClients(t, p, object) })
+		t.Run("of servers by object "+object, func(t *testing.T) { testTLSServers(t, p, object) })
 	}
 	t.Run("one app", func(t *testing.T) { testTLSOfApp(t, p) })
 	t.Run("not a library", func(t *testing.T) { testTLSWithout(t, p) })
 }
 
 func testTLSClients(t *testing.T, p *phone, object string) {
-	c := p.captureTLS(t, "--object "+object+" --tls-lib auto --tls-lib "+openDir+"/libssl.so.3")
+	flags, log := "--object "+object, "*"
+	if object == "auto" {
+		// Of the shell's uid alone: the servers, root's, have the same secrets as the clients. Events of tracefs bring no uid, and of a
+		// client that has ended nobody can be asked.
+		flags, log = "--uid 2000", "clients"
+	}
+	c := p.captureTLS(t, flags+" --tls-lib auto --tls-lib "+openDir+"/libssl.so.3")
 	c.found(t, tlsDir+"/go") // a server's, of which the agent may learn when it captures already
 	c.found(t, tlsDir+"/go-pie")
 	first := 0
@@ -94,13 +100,21 @@ func testTLSClients(t *testing.T, p *phone, object string) {
 		}
 		first += client.n
 	}
-	c.end(t)
+	c.end(t, log)
 	c.decrypts(t, first)
-	if d := only(c.logged, c.keys); len(d) > 0 {
-		t.Errorf("%d of %d secrets are not in the file, such as %s", len(d), len(c.logged), d[0])
+	if len(c.logged) < 3*first {
+		t.Errorf("the libraries have logged %d lines only", len(c.logged))
 	}
-	if d := only(c.keys, c.logged); len(d) > 0 {
-		t.Errorf("%d of %d secrets in the file are not what the libraries logged, such as %s", len(d), len(c.keys), d[0])
+}
+
+// testTLSServers has the secrets of the servers alone, by naming a library that no client uses: some of their pointers are tagged, too.
+func testTLSServers(t *testing.T, p *phone, object string) {
+	c := p.captureTLS(t, "--object "+object+" --tls-lib "+conscrypt+"/libssl.so")
+	p.shell(t, fmt.Sprintf(boringClient("", appDir, "13", boringServer13), 0, 10)+" && "+fmt.Sprintf(boringClient("", appDir, "12", boringServer12), 10, 10))
+	c.end(t, "servers")
+	c.decrypts(t, 20)
+	if len(c.logged) != 10*5+10 {
+		t.Errorf("the servers have logged %d lines", len(c.logged))
 	}
 }
 
@@ -110,11 +124,10 @@ func testTLSOfApp(t *testing.T, p *phone) {
 	line := boringClient("", conscrypt, "13", boringServer13)
 	p.shell(t, "su 10123 -c '"+fmt.Sprintf(line, 0, 10)+"' & "+
 		"su 10124 -c '"+strings.Replace(fmt.Sprintf(line, 10, 10), "/clients ", "/others ", 1)+"'; wait")
-	c.end(t)
+	c.end(t, "clients")
 	c.decrypts(t, 10)
-	app, others := tls.Lines(p.root(t, "cat "+tlsDir+"/keys/clients")), tls.Lines(p.root(t, "cat "+tlsDir+"/keys/others"))
-	if len(app) != 50 || len(others) != 50 || !slices.Equal(c.keys, app) {
-		t.Errorf("the file has %d secrets; the app logged %d, the other %d; %d are not the app's", len(c.keys), len(app), len(others), len(only(c.keys, app)))
+	if others := tls.Lines(p.root(t, "cat "+tlsDir+"/keys/others")); len(c.logged) != 50 || len(others) != 50 {
+		t.Errorf("the app has logged %d lines, the other %d", len(c.logged), len(others))
 	}
 }
 
@@ -122,7 +135,7 @@ func testTLSOfApp(t *testing.T, p *phone) {
 func testTLSWithout(t *testing.T, p *phone) {
 	c := p.captureTLS(t, "--tls-lib /system/bin/sh --tls-lib /nonexistent/libssl.so")
 	p.shell(t, fmt.Sprintf(boringClient("", conscrypt, "13", boringServer13), 0, 1))
-	c.end(t)
+	c.end(t, "others")
 	c.decrypts(t, 0)
 	said := strings.Join(c.agent.seen, "\n")
 	for _, file := range []string{"/system/bin/sh", "/nonexistent/libssl.so"} {
