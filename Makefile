@@ -90,7 +90,7 @@ module: agent ## pack the agent as a module for Magisk, KernelSU and APatch: bui
 
 test: deps lint check-bpf test-pure test-host test-fuzz test-static test-lab ## pass every test that CI runs
 test-pure: ## packages that need neither cgo nor root
-	@CGO_ENABLED=0 scripts/gotest.sh ./agent/pcapng ./agent/plan ./agent/plugin ./android ./btf/...
+	@CGO_ENABLED=0 scripts/gotest.sh ./agent/pclntab ./agent/pcapng ./agent/plan ./agent/plugin ./android ./btf/...
 test-host: ## everything on this kernel: objects, filters, hooks, captures in namespaces (root)
 	@$(call cgo,host); scripts/gotest.sh -timeout 25m -tags $(TAGS) ./agent/... ./bpf/... ./android/... ./btf/... ./scripts/module/... ./scripts/netd/... ./scripts/nettest/... ./scripts/tls/... ./scripts/workload/... ./scripts/wireshark/...
 test-fuzz: ## each fuzz target for 10 seconds
@@ -105,7 +105,8 @@ test-lab: agent ## the emulated phone, on the kernels of SUITES
 FUZZTIME ?= 10m
 FUZZ     := filter:FuzzExpression filter:FuzzPacket probe/packet:FuzzDecode probe/packet:FuzzOwnerText afpacket:FuzzBlockPacket \
             config:FuzzParse control:FuzzParse sockdiag:FuzzParse owner:FuzzParse process:FuzzParseStart hook:FuzzParseEntry hook:FuzzParseOwner hook:FuzzStartTime rtnl:FuzzMessages rtnl:FuzzAnswers ../btf:FuzzOpen ../btf/facts:FuzzFrom \
-            ../android:FuzzInterfaces ../android:FuzzParseRelease ../android:FuzzParsePackages sockdiag:FuzzParseDump apps:FuzzConcerns pcapng:FuzzWhole output/file:FuzzWholeFile
+            ../android:FuzzInterfaces ../android:FuzzParseRelease ../android:FuzzParsePackages sockdiag:FuzzParseDump apps:FuzzConcerns pcapng:FuzzWhole output/file:FuzzWholeFile \
+            tlslib:FuzzFind pclntab:FuzzLookup mapped:FuzzParseMaps mapped:FuzzRecord probe/tlskey:FuzzSecret probe/tlskey:FuzzTraced probe/tlskey:FuzzFollow
 fuzz: ## fuzz what parses foreign bytes, each parser for FUZZTIME (10m) (root)
 	@$(call cgo,host); scripts/fuzz.sh $(FUZZTIME) $(TAGS) $(addprefix ./agent/,$(FUZZ))
 .PHONY: fuzz
@@ -137,10 +138,12 @@ bench-flap: agent-host ## how soon it is back where clsact or the interface was 
 	@scripts/bench/flap.sh build/host/agent
 bench-powercut: agent ## what 200 power cuts of the emulated phone cost captures
 	@DROIDTAP_AGENT=$(CURDIR)/build/arm64/agent DROIDTAP_POWERCUTS=200 $(GO) test -count=1 -tags bench -v -timeout 15m -run '^TestPowerCuts$$' ./scripts/lab
+bench-tls: ## what a secret costs whoever derives it, in both ways in which it is read (root)
+	@$(call cgo,host); $(GO) test -tags $(TAGS) -run NONE -bench . ./agent/probe/tlskey
 bench-crash: ## 200 captures killed while they write, 1,000 rotations, floods: what is lost, beside tcpdump (root)
 	@$(call cgo,host); DROIDTAP_KILLS=200 DROIDTAP_ROTATIONS=1000 DROIDTAP_FLOOD=2000000 \
 		$(GO) test -count=1 -timeout 20m -tags $(TAGS) -run '^(TestCrash|TestRotation|TestRotationFlood)$$' -v ./agent
-.PHONY: bench bench-filter bench-owner bench-idle bench-flap bench-powercut bench-crash
+.PHONY: bench bench-filter bench-owner bench-idle bench-flap bench-powercut bench-tls bench-crash
 
 clean: ## remove what was built here (the cache outside the tree stays)
 	rm -rf build

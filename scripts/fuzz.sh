@@ -21,7 +21,7 @@ ended_late() {
 
 for target in "$@"; do
     for ((run = 1; ; run++)); do
-        if "${GO:-go}" test -tags "$tags" -run NONE -fuzz "^${target#*:}\$" -fuzztime "$time" "${target%:*}" >"$log" 2>&1; then
+        if "${GO:-go}" test -tags "$tags" -run NONE -fuzz "^${target#*:}\$" -fuzztime "$time" -fuzzminimizetime 10x "${target%:*}" >"$log" 2>&1; then
             tail -n 3 "$log"
             break
         fi

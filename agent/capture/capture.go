@@ -275,11 +275,10 @@ func (c *capture) loadProbe(p Probe, t plugin.Target) error {
 		if s.settle != nil {
 			wait = brief
 		}
-		wakeup := t.Wakeup
 		if _, ok := p.Source.(plugin.Follower); ok {
-			wakeup = 0 // packets wait for what becomes of its records
+			wait = prompt
 		}
-		if s.ring, err = openRing(m, c.Buffer, wakeup, wait, c.Log); err != nil {
+		if s.ring, err = openRing(m, c.Buffer, t.Wakeup, wait, c.Log); err != nil {
 			coll.Close()
 			return err
 		}

@@ -212,7 +212,7 @@ func TestFollowed(t *testing.T) {
 				}
 				return
 			}
-			const want = "tun0 a 9@0 8@0 7@0 6@0 5@0 4@0 3@0 2@0 1@0 0@0"
+			const want = "tun0 a 0@0 1@0 2@0 3@0 4@0 5@0 6@0 7@0 8@0 9@0" // in the order of their time
 			if err != nil || sum.Captured != 10 || sum.Ignored != 0 || sum.Notes != nil || len(source.seen) != 10 {
 				t.Errorf("%d captured, %d ignored, notes %q, %d seen, error %v", sum.Captured, sum.Ignored, sum.Notes, len(source.seen), err)
 			}

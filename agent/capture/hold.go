@@ -133,6 +133,7 @@ func (w *writer) take(b *batch) {
 		w.recycle(b)
 		return
 	}
+	byTime(b.blocks) // several processors write to a ring, and one of them may be interrupted
 	w.hold.follow(b.blocks)
 	w.hold.keep(b, w.now())
 	w.writeDue()

@@ -122,7 +122,7 @@ func loadVariant(o object, p plugin.Preparer, t plugin.Target) (*ebpf.Collection
 				return coll, nil
 			}
 		} else if tooMuch(err) {
-			t.Log.Info("the kernel refuses the program, next comes a smaller one", "because", err)
+			t.Log.Info("the kernel refuses the program, next comes one that asks less of it", "because", err)
 			refused = err
 			continue
 		}

@@ -23,6 +23,9 @@ const (
 	// asked for while it is there.
 	latency = 100 * time.Millisecond
 	brief   = 20 * time.Millisecond
+	// prompt is where packets wait for what becomes of a record. A wake-up costs whoever makes the record more than all the
+	// rest, and some are made at once.
+	prompt = 2 * time.Millisecond
 	// seldom is latency's place where nothing came for long, and the kernel cannot tell that something comes.
 	seldom = 2500 * time.Millisecond
 	// arenaSize is how many bytes of records make a batch; a larger record has its own memory.

@@ -137,8 +137,8 @@ type Settler interface {
 	Settle(blocks []pcapng.Block, last bool) (done int)
 }
 
-// Follower is what a Source may also be: it learns from the packets of all sources, and what it emits belongs ahead of them. Each
-// of its records is read at once.
+// Follower is what a Source may also be: it learns from the packets of all sources, and what it emits belongs ahead of them. Its
+// records are read within milliseconds.
 type Follower interface {
 	// Follow is called for each packet when it comes to the writer, on the writer's goroutine: it must not block, and keeps
 	// nothing of p.

@@ -44,9 +44,11 @@ type connection struct {
 	place   *list.Element // in connections.order
 	hello   bool          // was seen
 	flow    flow          // of the hello
-	closed  [2]bool       // there was a FIN, by whether it came from the low end
-	ended   bool          // it is in connections.ended
-	secrets []byte        // lines of a key log
+	client  netip.AddrPort
+	closed  [2]bool   // there was a FIN, by whether it came from the low end
+	ended   bool      // it is in connections.ended
+	behind  time.Time // when the server's first encrypted packet came; zero: none has
+	secrets []byte    // lines of a key log
 }
 
 // end is when a connection ended, by the time of its last packet.
@@ -59,6 +61,7 @@ type end struct {
 // several goroutines at once.
 type connections struct {
 	emit func(pcapng.Block) // does not wait
+	now  func() time.Time
 
 	mu     sync.Mutex
 	of     map[random]*connection
@@ -75,12 +78,13 @@ type tally struct {
 	decrypted  uint64 // of those: with secrets
 	keyed      uint64 // connections with secrets, seen or not
 	lines      uint64 // secrets that were written
+	late       uint64 // of those: behind packets that need them
 	early      uint64 // connections from before the capture whose encrypted packets were captured
 	excess     uint64 // secrets that were not kept, because a connection had too many
 }
 
 func newConnections(emit func(pcapng.Block)) *connections {
-	return &connections{emit: emit, of: map[random]*connection{}, flows: map[flow]*connection{}, before: map[flow]bool{}}
+	return &connections{emit: emit, now: time.Now, of: map[random]*connection{}, flows: map[flow]*connection{}, before: map[flow]bool{}}
 }
 
 // began adds a connection from before the capture.
@@ -102,6 +106,9 @@ func (c *connections) add(r random, line []byte) bool {
 		c.tally.excess++
 		return false
 	}
+	if first(line) && !one.behind.IsZero() && c.now().Sub(one.behind) > lead {
+		c.tally.late++
+	}
 	if len(one.secrets) == 0 {
 		c.tally.keyed++
 		if one.hello {
@@ -112,6 +119,12 @@ func (c *connections) add(r random, line []byte) bool {
 	one.secrets = append(one.secrets, line...)
 	c.emit(&pcapng.Secrets{Key: string(r[:]), Type: pcapng.TLSKeyLog, Data: bytes.Clone(one.secrets)})
 	return true
+}
+
+// first tells whether a line has a secret without which no encrypted packet of its connection can be read.
+func first(line []byte) bool {
+	label, _, _ := bytes.Cut(line, []byte{' '})
+	return string(label) == "CLIENT_RANDOM" || bytes.HasSuffix(label, []byte("_HANDSHAKE_TRAFFIC_SECRET"))
 }
 
 // know returns the connection of a random.
@@ -205,9 +218,13 @@ func (c *connections) look(s owner.Segment) (r random, hello, early bool) {
 				c.tally.decrypted++
 			}
 		}
-		one.flow, c.flows[f] = f, one
-	case s.Payload[0] == applicationData && len(c.before) > 0 && encrypted(s.Payload):
-		early = c.early(flowOf(s.Src, s.Dst, s.Protocol))
+		one.flow, one.client, c.flows[f] = f, s.Src, one
+	case s.Payload[0] == applicationData && encrypted(s.Payload):
+		f := flowOf(s.Src, s.Dst, s.Protocol)
+		early = c.early(f)
+		if one := c.flows[f]; one != nil && one.behind.IsZero() && s.Src != one.client {
+			one.behind = c.now()
+		}
 	}
 	return
 }

@@ -134,6 +134,34 @@ func TestSecretsAhead(t *testing.T) {
 	}
 }
 
+// TestLate counts secrets that come when a packet that needs them has been written.
+func TestLate(t *testing.T) {
+	for _, tc := range []struct {
+		rule  string
+		out   bool // the first encrypted packet is the client's
+		after time.Duration
+		label string
+		late  uint64
+	}{
+		{"in time", false, lead, "SERVER_HANDSHAKE_TRAFFIC_SECRET", 0},
+		{"behind", false, lead + 1, "SERVER_HANDSHAKE_TRAFFIC_SECRET", 1},
+		{"behind, of TLS 1.2", false, lead + 1, "CLIENT_RANDOM", 1},
+		{"derived later than others", false, time.Hour, "CLIENT_TRAFFIC_SECRET_0", 0},
+		{"early data needs another one", true, time.Hour, "SERVER_HANDSHAKE_TRAFFIC_SECRET", 0},
+	} {
+		c := newConnections(new(emitted).emit)
+		now := time.Unix(1, 0)
+		c.now = func() time.Time { return now }
+		c.follow(&pcapng.Packet{Data: segment(true, ack, helloOf(random{1}))}, false)
+		c.follow(&pcapng.Packet{Data: segment(tc.out, ack, dataOf(10))}, false)
+		now = now.Add(tc.after)
+		c.add(random{1}, []byte(tc.label+" 01\n"))
+		if got := c.count().late; got != tc.late {
+			t.Errorf("%s: %d are late", tc.rule, got)
+		}
+	}
+}
+
 func TestBefore(t *testing.T) {
 	for _, tc := range []struct {
 		rule    string

@@ -17,10 +17,8 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/urfave/cli/v2"
-	"golang.org/x/sys/unix"
 
 	"droidtap/agent/pcapng"
-	"droidtap/agent/plan"
 	"droidtap/agent/plugin"
 	"droidtap/agent/sockdiag"
 )
@@ -48,7 +46,6 @@ type source struct {
 	keys        *keyLog                   // nil: nobody asked for one
 	log         *slog.Logger
 	reader      reader
-	clock       int32 // that stamps records, as clock_gettime(2) has it
 	warned      atomic.Bool
 
 	taking sync.Mutex             // of the key log
@@ -56,7 +53,6 @@ type source struct {
 
 	refused atomic.Uint64 // secrets of others than those that are captured
 	broken  atomic.Uint64 // that could not be read
-	late    atomic.Uint64 // that came when packets that need them may have been written
 }
 
 func fromFlags(c *cli.Context) (plugin.Source, error) {
@@ -74,10 +70,7 @@ func (s *source) Prepare(spec *ebpf.CollectionSpec, t plugin.Target) error {
 
 // Attach finds the libraries, now and as they come. That it cannot is said, and no error: the packets are captured all the same.
 func (s *source) Attach(coll *ebpf.Collection, t plugin.Target) (io.Closer, error) {
-	s.log, s.clock = t.Log, unix.CLOCK_BOOTTIME
-	if t.Plan.Clock == plan.Monotonic {
-		s.clock = unix.CLOCK_MONOTONIC
-	}
+	s.log = t.Log
 	s.connections = newConnections(t.Emit)
 	if s.keyLog != "" {
 		var err error
@@ -195,10 +188,6 @@ func (s *source) take(r secret) {
 	if s.keys != nil {
 		s.keys.write(line)
 	}
-	var now unix.Timespec
-	if err := unix.ClockGettime(s.clock, &now); err == nil && now.Nano()-int64(r.Time) > int64(lead) {
-		s.late.Add(1)
-	}
 }
 
 // check returns the label of a record that is whole: fixed, unless that is empty. A process may call its secret anything: it is not to
@@ -245,7 +234,7 @@ func (s *source) notes(from *libraries, t tally, lost uint64) []string {
 		}
 	}
 	add(t.early, "%d TLS connections began before the capture: nothing decrypts them")
-	add(s.late.Load(), "%d TLS secrets came late: they may stand behind packets that need them")
+	add(t.late, "%d TLS secrets came late: they stand behind packets that need them")
 	add(s.broken.Load(), "%d TLS secrets could not be read")
 	add(lost, "%d TLS secrets were lost: they came faster than they could be read")
 	add(t.excess, "%d TLS secrets were not written: their connections had too many")

@@ -67,7 +67,7 @@ func (w *whose) Close() error {
 func (w *whose) admits(pid int, uid uint32) bool {
 	if !w.of.All() {
 		rules := w.rules.Load()
-		if rules == nil || !rules.Admits(uid) {
+		if rules == nil || uid == unknownUID || !rules.Admits(uid) {
 			return false
 		}
 	}
