@@ -17,6 +17,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"strings"
@@ -47,7 +48,7 @@ func main() {
 	}
 	used := 0
 	for i := *first; i < *first+*n; i++ {
-		if ask(flag.Arg(0), cfg, *early, fmt.Sprintf("%03d", i)) {
+		if ask(flag.Arg(0), cfg, *early, i) {
 			used++
 		}
 	}
@@ -71,14 +72,24 @@ func serve(address string, cfg *tls.Config, cert, key string) {
 	check(s.ServeListener(l))
 }
 
+// firstPort is the client's of connection 0. The kernel would give some connections the port of others, and tshark knows them by that.
+const firstPort = 20000
+
 // ask makes one connection and says whether it sent early data.
-func ask(address string, cfg *tls.Config, early bool, name string) bool {
+func ask(address string, cfg *tls.Config, early bool, number int) bool {
+	name := fmt.Sprintf("%03d", number)
 	var c *quic.Conn
+	end, err := net.ListenUDP("udp", &net.UDPAddr{Port: firstPort + number})
+	check(err)
+	defer end.Close()
 	tr := &http3.Transport{
 		TLSClientConfig: cfg,
 		Dial: func(ctx context.Context, addr string, tlsCfg *tls.Config, qcfg *quic.Config) (*quic.Conn, error) {
-			var err error
-			c, err = quic.DialAddrEarly(ctx, addr, tlsCfg, qcfg)
+			server, err := net.ResolveUDPAddr("udp", addr)
+			if err != nil {
+				return nil, err
+			}
+			c, err = quic.DialEarly(ctx, end, server, tlsCfg, qcfg)
 			return c, err
 		},
 	}
