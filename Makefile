@@ -93,8 +93,8 @@ test-pure: ## packages that need neither cgo nor root
 	@CGO_ENABLED=0 scripts/gotest.sh ./agent/pclntab ./agent/pcapng ./agent/plan ./agent/plugin ./android ./btf/...
 test-host: ## everything on this kernel: objects, filters, hooks, captures in namespaces (root)
 	@$(call cgo,host); scripts/gotest.sh -timeout 25m -tags $(TAGS) ./agent/... ./bpf/... ./android/... ./btf/... ./scripts/module/... ./scripts/netd/... ./scripts/nettest/... ./scripts/tls/... ./scripts/workload/... ./scripts/wireshark/...
-test-fuzz: ## each fuzz target for 10 seconds
-	@timeout -k 10 600 $(MAKE) --no-print-directory FUZZTIME=10s fuzz
+test-fuzz: ## each fuzz target for 6 seconds
+	@timeout -k 10 900 $(MAKE) --no-print-directory FUZZTIME=6s fuzz
 test-static: agent ## the phone's binary is what it must be
 	@scripts/check-static.sh build/arm64/agent
 test-lab: agent ## the emulated phone, on the kernels of SUITES

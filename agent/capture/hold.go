@@ -181,6 +181,11 @@ func (w *writer) remarks() (all []string) {
 	if h := w.hold; h != nil && h.early > 0 {
 		all = append(all, fmt.Sprintf("%d packets did not wait %v for the secrets that belong ahead of them: too many came", h.early, h.lead))
 	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.unwritten > 0 {
+		all = append(all, fmt.Sprintf("%d blocks of secrets are not in the file: the output was too slow for them", w.unwritten))
+	}
 	if n := w.out.Forgotten(); n > 0 && w.opened > 1 {
 		all = append(all, fmt.Sprintf("the secrets of %d connections are not repeated in the files behind the one that has them: there were too many", n))
 	}

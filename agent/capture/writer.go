@@ -39,9 +39,11 @@ type writer struct {
 
 	mu    sync.Mutex
 	aside []pcapng.Block // guarded by mu: to be written before the next batch
-	more  chan struct{}  // aside is not empty, as a rule
-	asked chan func()    // to be done on the writer's goroutine; see do
-	ended chan struct{}  // closed when nothing of that is done any more
+	// unwritten is how many secrets found no room there; guarded by mu.
+	unwritten uint64
+	more      chan struct{} // aside is not empty, as a rule
+	asked     chan func()   // to be done on the writer's goroutine; see do
+	ended     chan struct{} // closed when nothing of that is done any more
 
 	enough    chan struct{}  // closed when there are enough packets or files
 	failed    chan struct{}  // closed when the output has failed
@@ -176,11 +178,20 @@ func (w *writer) do(f func()) bool {
 	}
 }
 
+// mostAside is how many blocks may wait aside before secrets are left out: any process can make them, and they are not read again.
+const mostAside = 1 << 16
+
 // put has blocks written before each batch that is sent from now on. It never waits: whoever keeps the hooks in place
 // must go on while nobody reads the output.
 func (w *writer) put(blocks ...pcapng.Block) {
 	w.mu.Lock()
-	w.aside = append(w.aside, blocks...)
+	for _, b := range blocks {
+		if _, is := b.(*pcapng.Secrets); is && len(w.aside) >= mostAside {
+			w.unwritten++
+			continue
+		}
+		w.aside = append(w.aside, b)
+	}
 	w.mu.Unlock()
 	select {
 	case w.more <- struct{}{}:

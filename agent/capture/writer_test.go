@@ -5,6 +5,7 @@ package capture
 import (
 	"io"
 	"log/slog"
+	"strings"
 	"testing"
 	"time"
 
@@ -60,5 +61,21 @@ func TestWriterFlushes(t *testing.T) {
 	<-ended
 	if len(asked) > 0 || len(out) > 0 {
 		t.Errorf("%d times more are asked for, %d more are written", len(asked), len(out))
+	}
+}
+
+// TestPutBoundsSecrets: any process can make secrets, and nobody may read the output.
+func TestPutBoundsSecrets(t *testing.T) {
+	w := writerTo(t, io.Discard, 0, false)
+	for range mostAside + 3 {
+		w.put(&pcapng.Secrets{Key: "k", Type: pcapng.TLSKeyLog, Data: []byte("line\n")})
+	}
+	w.put(&pcapng.Interface{Name: "wlan0"})
+	if len(w.aside) != mostAside+1 || w.unwritten != 3 {
+		t.Errorf("%d blocks wait, %d are left out", len(w.aside), w.unwritten)
+	}
+	w.out = pcapng.NewWriter(io.Discard, pcapng.Section{})
+	if got := w.remarks(); len(got) != 1 || !strings.HasPrefix(got[0], "3 blocks of secrets") {
+		t.Errorf("it says %q", got)
 	}
 }

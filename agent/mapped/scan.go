@@ -62,9 +62,9 @@ func Running(c Config) error {
 	return err
 }
 
-// Executes tells whether a process has a file of that inode mapped to execute it, on any device. It looks at all processes.
-func Executes(inode uint64) (is bool) {
-	s := newScanner(Config{})
+// Executes returns which of some inodes, on whatever device, a process has mapped to execute them. It looks at all processes.
+func Executes(inodes map[uint64]bool) map[uint64]bool {
+	s, found := newScanner(Config{}), map[uint64]bool{}
 	pids, _ := s.list()
 	for _, pid := range pids {
 		f, err := os.Open(filepath.Join(s.Proc, strconv.Itoa(pid), "maps"))
@@ -73,15 +73,14 @@ func Executes(inode uint64) (is bool) {
 		}
 		s.lines.Reset(f)
 		_ = each(s.lines, func(l line) bool {
-			is = is || l.executable && l.Inode == inode
-			return !is
+			if l.executable && inodes[l.Inode] {
+				found[l.Inode] = true
+			}
+			return len(found) < len(inodes)
 		})
 		_ = f.Close() // was only read
-		if is {
-			break
-		}
 	}
-	return is
+	return found
 }
 
 // list returns the processes that there are, and forgets others.

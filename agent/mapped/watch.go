@@ -110,7 +110,7 @@ func (w *Watcher) run() {
 	if events == nil {
 		events = w.silent
 	}
-	for {
+	for n := 0; ; {
 		var deadline time.Time
 		switch {
 		case len(w.todo) > 0:
@@ -134,6 +134,10 @@ func (w *Watcher) run() {
 			events = w.silent
 		default:
 			w.handle(rec, body)
+			// Processes that map without an end do not keep the scan from its own.
+			if n++; n%64 == 0 && len(w.todo) > 0 {
+				w.step()
+			}
 		}
 	}
 }

@@ -98,13 +98,16 @@ func (m *image) segments(off uint64, n int) error {
 			// The file may end within the segment, and an address wrap around: what is left is in both.
 			p.Filesz = min(p.Filesz, m.size-min(p.Off, m.size), -p.Vaddr-1)
 			m.loads = append(m.loads, p)
-			if sum += p.Filesz; sum > 2*m.size {
-				return errors.New("its segments overlap")
+			if sum += p.Filesz; sum > 2*m.size || sum > mostMapped {
+				return errors.New("its segments overlap, or are too large")
 			}
 		}
 	}
 	return m.dynamic(dynamic)
 }
+
+// mostMapped bounds what is read of a file, in bytes: one with holes may have any size.
+const mostMapped = 1 << 30
 
 // dynamic notes where the relocations are.
 func (m *image) dynamic(p elf.Prog64) error {

@@ -80,8 +80,14 @@ func newImage(r io.ReaderAt, size int64) (*image, error) {
 	if sum > 2*m.size {
 		return nil, fmt.Errorf("parts of the file are mapped many times: %w", ErrNone)
 	}
+	if sum > mostMapped {
+		return nil, fmt.Errorf("%d MiB of it are mapped: %w", sum>>20, ErrNone)
+	}
 	return m, nil
 }
+
+// mostMapped bounds what is read of a file, in bytes: one with holes may have any size. The largest browsers have 350 MB.
+const mostMapped = 1 << 30
 
 // known tells whether its code can be read here.
 func (m *image) known() bool {

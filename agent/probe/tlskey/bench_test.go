@@ -23,24 +23,22 @@ func BenchmarkCall(b *testing.B) {
 		}
 	}
 	b.Run("none", func(b *testing.B) { calls(b, nil) })
-	for name, awake := range map[string]bool{"program that may sleep": false, "program": true} {
-		b.Run(name, func(b *testing.B) {
-			r := openRing(b, awake)
-			f, fn := target(b, false)
-			p, err := r.probe(f, 0, fn, 0)
-			if err != nil {
-				b.Fatal(err)
-			}
-			defer p.Close()
-			calls(b, func() {
-				for r.records.AvailableBytes() > 0 {
-					if _, err := r.records.Read(); err != nil {
-						b.Fatal(err)
-					}
+	b.Run("program", func(b *testing.B) {
+		r := openRing(b)
+		f, fn := target(b, false)
+		p, err := r.probe(f, 0, fn, 0)
+		if err != nil {
+			b.Fatal(err)
+		}
+		defer p.Close()
+		calls(b, func() {
+			for r.records.AvailableBytes() > 0 {
+				if _, err := r.records.Read(); err != nil {
+					b.Fatal(err)
 				}
-			})
+			}
 		})
-	}
+	})
 	b.Run("tracefs", func(b *testing.B) {
 		tr := openTracesFor(b)
 		f, fn := target(b, false)

@@ -20,7 +20,7 @@ const (
 	// repeated in each file.
 	mostConnections = 4096
 	// mostSecrets bounds what is kept of a connection, in bytes: a process can call its library's function as often as it likes.
-	mostSecrets = 16 << 10
+	mostSecrets = 8 << 10
 	// linger is how long after its end a connection's packets may still come, in the time of packets: retransmissions.
 	linger = int64(10 * time.Second)
 )
@@ -117,7 +117,7 @@ func (c *connections) add(r random, line []byte) bool {
 	}
 	c.tally.lines++
 	one.secrets = append(one.secrets, line...)
-	c.emit(&pcapng.Secrets{Key: string(r[:]), Type: pcapng.TLSKeyLog, Data: bytes.Clone(one.secrets)})
+	c.emit(&pcapng.Secrets{Key: string(r[:]), Type: pcapng.TLSKeyLog, Data: one.secrets[:len(one.secrets):len(one.secrets)]})
 	return true
 }
 

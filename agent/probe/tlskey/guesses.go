@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"fmt"
 	"slices"
+	"sync"
 )
 
 const (
@@ -20,9 +21,13 @@ const (
 // guesses are the libraries of which nothing in their file tells where the client random is. The handshakes that are
 // captured do: the random is in the memory of the process whose handshake it is.
 type guesses struct {
-	hellos  []random // the last ones
-	windows []window
-	proven  map[uint16]bool // by number of the function
+	memory func(pid uint32, at uint64, to []byte) (n int) // reads a process's
+	again  func(secret)                                   // writes a secret once more, with the right random
+
+	hellos  chan random
+	windows chan window
+	ended   chan struct{}
+	run     sync.WaitGroup
 }
 
 // window is what lay around the random of a secret.
@@ -31,76 +36,122 @@ type window struct {
 	bytes []byte // from secret.Base on
 }
 
-// random returns the client random of a secret's connection.
-func (l *libraries) random(r secret) random {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if int(r.Number) >= len(l.probed) || !l.probed[r.Number].Guess || l.proven[r.Number] {
-		return r.Random
-	}
-	w := window{r, make([]byte, windowSize)}
-	w.bytes = w.bytes[:l.memory(r.PID, r.Base, w.bytes)]
-	for _, hello := range l.hellos {
-		if l.compare(w, hello) {
-			return hello
-		}
-	}
-	if len(l.windows) < mostWindows {
-		l.windows = append(l.windows, w)
-	}
-	return r.Random
+func newGuesses(memory func(uint32, uint64, []byte) int) guesses {
+	return guesses{memory: memory, hellos: make(chan random, mostHellos), windows: make(chan window, mostWindows), ended: make(chan struct{})}
 }
 
-// hello compares the random of a handshake that was captured with what processes have.
-func (l *libraries) hello(r random) {
-	l.mu.Lock()
-	var found []secret
-	if l.hellos = append(l.hellos, r); len(l.hellos) > mostHellos {
-		l.hellos = l.hellos[1:]
-	}
-	l.windows = slices.DeleteFunc(l.windows, func(w window) bool {
-		is := l.compare(w, r)
-		if is && w.Random != r {
-			w.Random = r
-			found = append(found, w.secret)
-		}
-		return is || l.proven[w.Number]
-	})
-	l.mu.Unlock()
-	for _, f := range found {
-		l.again(f)
+// end waits until nothing is compared any more.
+func (g *guesses) end() {
+	close(g.ended)
+	g.run.Wait()
+}
+
+// hello has the random of a handshake that was captured compared with what processes have. It does not wait.
+func (g *guesses) hello(r random) {
+	select {
+	case g.hellos <- r:
+	default: // there are enough
 	}
 }
 
-// compare tells whether a window has a random, which proves where it is, or tells where it is instead.
-func (l *libraries) compare(w window, r random) bool {
+// guess has a secret compared with the handshakes if where its random is was guessed.
+func (l *libraries) guess(s secret) {
+	f := l.get(s.Number)
+	if f == nil || !f.Guess || f.proven.Load() {
+		return
+	}
+	w := window{s, make([]byte, windowSize)}
+	w.bytes = w.bytes[:l.memory(s.PID, s.Base, w.bytes)]
+	select {
+	case l.windows <- w:
+	default:
+	}
+}
+
+// evidence is what prove has gathered.
+type evidence struct {
+	*libraries
+	hellos  []random // the last ones
+	windows []window
+	votes   map[uint16]map[int]random // by function: where a random was found instead, and which one
+}
+
+// prove compares until end.
+func (l *libraries) prove() {
+	e := &evidence{libraries: l, votes: map[uint16]map[int]random{}}
+	for {
+		select {
+		case <-l.ended:
+			return
+		case r := <-l.guesses.hellos:
+			e.seen(r)
+		case w := <-l.guesses.windows:
+			e.look(w)
+		}
+	}
+}
+
+// seen compares the random of a handshake.
+func (e *evidence) seen(r random) {
+	if e.hellos = append(e.hellos, r); len(e.hellos) > mostHellos {
+		e.hellos = e.hellos[1:]
+	}
+	e.windows = slices.DeleteFunc(e.windows, func(w window) bool { return e.compare(w, r) })
+}
+
+// look compares a secret.
+func (e *evidence) look(w window) {
+	if !slices.ContainsFunc(e.hellos, func(r random) bool { return e.compare(w, r) }) && len(e.windows) < mostWindows {
+		e.windows = append(e.windows, w)
+	}
+}
+
+// compare tells whether nothing more is to be learnt of a window: it has the random.
+func (e *evidence) compare(w window, r random) bool {
+	f := e.get(w.Number)
+	if f == nil || f.proven.Load() {
+		return true
+	}
+	if w.Random == r {
+		f.proven.Store(true)
+		e.log.Info("the client random is where it was thought to be", "path", f.name)
+		return true
+	}
 	at := bytes.Index(w.bytes, r[:])
-	if w.Random != r && at < 0 {
+	if at < 0 {
 		return false
 	}
-	p := l.probed[w.Number]
-	if l.proven == nil {
-		l.proven = map[uint16]bool{}
-	}
-	l.proven[w.Number] = true
-	if w.Random == r {
-		l.log.Info("the client random is where it was thought to be", "path", p.name)
+	w.Random = r
+	e.again(w.secret)
+	// One process can show what it likes, and the random of one handshake may lie in several places.
+	if other, seen := e.votes[w.Number][at]; seen && other != r {
+		e.move(f, at)
 		return true
 	}
-	if p.file == nil {
-		return true
+	if e.votes[w.Number] == nil {
+		e.votes[w.Number] = map[int]random{}
 	}
-	fn := p.Function
-	fn.Path = append(slices.Clone(fn.Path[:len(fn.Path)-1]), uint32(at))
-	again, err := l.prober.probe(p.file, p.base, fn, w.Number)
-	if err != nil {
-		l.log.Warn("secrets of a library have wrong names", "path", p.name, "because", err)
-		return true
-	}
-	if err := p.probe.Close(); err != nil {
-		l.log.Debug("take off a probe", "error", err)
-	}
-	p.Function, p.probe = fn, again
-	l.log.Info("the client random is elsewhere", "path", p.name, "path of it", fmt.Sprint(fn.Path))
+	e.votes[w.Number][at] = r
 	return true
+}
+
+// move has a function probed with its random elsewhere.
+func (e *evidence) move(f *function, at int) {
+	fn := f.Function
+	fn.Path = append(slices.Clone(fn.Path[:len(fn.Path)-1]), uint32(at))
+	again, err := e.probe(f.file, int64(f.id.base), fn, f.number)
+	if err != nil {
+		e.log.Warn("secrets of a library have wrong names", "path", f.name, "because", err)
+		f.proven.Store(true) // as well as it can be
+		return
+	}
+	e.mu.Lock()
+	before := f.probe
+	f.probe = again
+	e.mu.Unlock()
+	f.proven.Store(true)
+	if err := before.Close(); err != nil {
+		e.log.Debug("take off a probe", "error", err)
+	}
+	e.log.Info("the client random is elsewhere", "path", f.name, "way to it", fmt.Sprint(fn.Path))
 }

@@ -3,28 +3,40 @@
 package tlskey
 
 import (
+	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"droidtap/agent/mapped"
 	"droidtap/agent/tlslib"
+	"droidtap/agent/uprobe"
 )
 
-// mostProbed bounds the functions that are probed. A phone has some ten.
-// mostSeen bounds what is known of files.
 const (
+	// mostProbed bounds the functions that are probed at a time. A phone has some ten.
 	mostProbed = 512
-	mostSeen   = 4096
+	// mostSeen bounds what is known of files, and mostRefused what is said of them: any app can have files looked into.
+	mostSeen    = 4096
+	mostRefused = 64
+	// patienceAtStart is how long the look into what runs may keep a capture from its start, and patienceAtEnd how long a process
+	// may keep the kernel from taking off a probe. Both go on behind that.
+	patienceAtStart = 2 * time.Second
+	patienceAtEnd   = 3 * time.Second
+	// releaseEvery is how often deleted files are looked for: all processes have to be.
+	releaseEvery = 10 * time.Second
 )
 
 // system are libraries that many processes will map: they are probed before the first one does.
@@ -33,55 +45,55 @@ var system = []string{
 	"/lib*/*-linux-gnu/libssl.so*", "/usr/lib*/*-linux-gnu/libssl.so*", "/usr/lib*/*-linux-gnu/libgnutls.so*", "/usr/lib64/libssl.so*", "/usr/lib64/libgnutls.so*",
 }
 
-// libraries are the TLS libraries that were found. They may be used by several goroutines at once.
+// libraries are the TLS libraries that were found. They may be used by several goroutines at once, but for what finds them.
 type libraries struct {
-	prober prober
-	log    *slog.Logger
-	again  func(secret)                                   // takes a secret once more, with the right random
-	memory func(pid uint32, at uint64, to []byte) (n int) // reads a process's
-	watch  *mapped.Watcher                                // nil: only what the user named counts
-
-	mu     sync.Mutex
-	seen   map[identity]bool // that are probed, or cannot be
-	probed []*probed         // by number
-	closed bool
+	prober
+	log     *slog.Logger
+	without func(error)     // says that there are no secrets at all
+	watch   *mapped.Watcher // nil: only what the user named counts
+	ending  atomic.Bool
 	guesses
+
+	// Of the goroutine that looks into files.
+	seen     map[identity]bool // that are probed, or cannot be
+	refused  int
+	released time.Time
+
+	mu     sync.Mutex // of what follows
+	of     map[uint16]*function
+	number uint16 // of the next function
+	closed bool
 }
 
-// identity is that of an ELF in a file.
+// identity is that of an ELF in a file. A number of an inode is used again.
 type identity struct {
-	dev, ino uint64
-	base     int64
+	dev, ino, base uint64
+	changed        unix.Timespec
 }
 
-// probed is a function that is probed.
-type probed struct {
+// library is a file with functions that are probed.
+type library struct {
+	id   identity
+	name string
+	file *os.File
+}
+
+// function is one that is probed.
+type function struct {
 	tlslib.Function
-	name  string   // of its file
-	file  *os.File // nil: it is closed
-	base  int64
-	probe io.Closer
+	*library
+	number uint16
+	probe  io.Closer   // nil: not yet
+	proven atomic.Bool // the guess where its random is
 }
 
-func (p *probed) close() error {
-	if p.file == nil {
-		return nil
-	}
-	err := p.probe.Close()
-	p.file.Close() // was only read, and another function in it may have closed it
-	p.file = nil
-	return err
+func newLibraries(p prober, memory func(uint32, uint64, []byte) int, log *slog.Logger) *libraries {
+	return &libraries{prober: p, log: log, guesses: newGuesses(memory), seen: map[identity]bool{}, of: map[uint16]*function{}}
 }
-
-func newLibraries(p prober, again func(secret), memory func(uint32, uint64, []byte) int, log *slog.Logger) *libraries {
-	return &libraries{prober: p, log: log, again: again, memory: memory, seen: map[identity]bool{}}
-}
-
-// patienceAtStart is how long the look into what runs may keep a capture from its start. It goes on behind that.
-const patienceAtStart = 2 * time.Second
 
 // open probes the libraries that are there, and has others probed as processes map them. What cannot be probed is said.
 func (l *libraries) open(paths []string, auto bool) {
+	l.run.Go(l.prove)
 	for _, path := range paths {
 		l.path(path, true)
 	}
@@ -94,9 +106,8 @@ func (l *libraries) open(paths []string, auto bool) {
 			l.path(path, false)
 		}
 	}
-	l.spare("/proc/self/exe")
 	l.watch = mapped.Watch(mapped.Config{Log: l.log, Found: func(m mapped.Mapping, f *os.File) {
-		l.examine(f, int64(m.Base), m.Name, false)
+		l.examine(f, m.Base, m.Name, false)
 		l.release()
 	}})
 	late := time.NewTimer(patienceAtStart)
@@ -117,128 +128,180 @@ func (l *libraries) path(path string, asked bool) {
 		return
 	}
 	if asked {
-		l.refuse(path, err)
+		l.refuse(path, err, true)
 	}
 }
 
 // refuse says why there are no secrets of a library.
-func (l *libraries) refuse(path string, why error) {
-	l.log.Warn("no secrets of a library", "path", path, "because", why)
+func (l *libraries) refuse(path string, why error, asked bool) {
+	level := slog.LevelWarn
+	if l.refused++; l.refused > mostRefused && !asked {
+		level = slog.LevelDebug
+	}
+	l.log.Log(context.Background(), level, "no secrets of a library", "path", path, "because", why)
 }
 
 // examine looks into a file, in which an ELF begins at base, and probes what is found. It closes the file unless that is probed. asked:
 // the user named it.
-func (l *libraries) examine(f *os.File, base int64, name string, asked bool) {
+func (l *libraries) examine(f *os.File, base uint64, name string, asked bool) {
 	var st unix.Stat_t
 	err := unix.Fstat(int(f.Fd()), &st)
 	if err == nil && st.Mode&unix.S_IFMT != unix.S_IFREG {
 		err = errors.New("it is no regular file")
 	}
-	id := identity{uint64(st.Dev), st.Ino, base}
-	if err == nil && l.known(id) {
+	id := identity{uint64(st.Dev), st.Ino, base, st.Ctim}
+	if err != nil || base >= uint64(st.Size) || l.seen[id] || l.ending.Load() {
+		if err != nil && asked {
+			l.refuse(name, err, asked)
+		}
 		f.Close()
 		return
 	}
-	var functions []tlslib.Function
-	if err == nil {
-		functions, err = tlslib.Find(io.NewSectionReader(f, base, st.Size-base), st.Size-base)
-	}
-	switch {
-	case errors.Is(err, tlslib.ErrNone) && !asked:
-	case err != nil:
+	size := st.Size - int64(base)
+	functions, err := tlslib.Find(endable{io.NewSectionReader(f, int64(base), size), &l.ending}, size)
+	if err != nil && (asked || !errors.Is(err, tlslib.ErrNone)) && !l.ending.Load() {
 		l.know(id)
-		l.refuse(name, err)
+		l.refuse(name, err, asked)
 	}
-	used := false
+	lib, used := &library{id: id, name: name, file: f}, false
 	for _, fn := range functions {
 		l.know(id)
-		if err := l.add(f, base, name, fn); err != nil {
-			l.refuse(name, err)
+		switch err := l.add(lib, fn); {
+		case errors.Is(err, uprobe.ErrNone):
+			l.ending.Store(true)
+			l.without(err)
+		case err != nil:
+			l.refuse(name, err, asked)
+		default:
+			used = true
+			l.log.Info("takes the secrets of a library", "path", name, "library", fn.Library, "found by", fn.Why)
 			continue
 		}
-		used = true
-		l.log.Info("takes the secrets of a library", "path", name, "library", fn.Library, "found by", fn.Why)
+		break
 	}
 	if !used {
 		f.Close()
 	}
 }
 
-// known tells whether a file is probed, or cannot be. Those with nothing of TLS in them are not kept.
-func (l *libraries) known(id identity) bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.seen[id]
+// endable is a file that ends when nobody wants to know any more what is in it.
+type endable struct {
+	io.ReaderAt
+	ending *atomic.Bool
 }
 
+func (e endable) ReadAt(p []byte, off int64) (int, error) {
+	if e.ending.Load() {
+		return 0, os.ErrClosed
+	}
+	return e.ReaderAt.ReadAt(p, off)
+}
+
+// know keeps in mind what is probed, or cannot be. Files with nothing of TLS in them are looked into again.
 func (l *libraries) know(id identity) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
 	if len(l.seen) < mostSeen {
 		l.seen[id] = true
 	}
 }
 
-// spare has a program passed over: this one has all the strings by which libraries are known.
-func (l *libraries) spare(path string) {
-	var st unix.Stat_t
-	if err := unix.Stat(path, &st); err == nil {
-		l.know(identity{uint64(st.Dev), st.Ino, 0})
+// add probes a function of a library.
+func (l *libraries) add(lib *library, fn tlslib.Function) error {
+	f := &function{Function: fn, library: lib}
+	l.mu.Lock()
+	for l.of[l.number] != nil && len(l.of) < mostProbed {
+		l.number++
 	}
+	full := len(l.of) >= mostProbed
+	if f.number = l.number; !full {
+		l.of[f.number] = f // before its first record comes
+		l.number++
+	}
+	l.mu.Unlock()
+	if full {
+		return fmt.Errorf("%d functions are probed already", mostProbed)
+	}
+	p, err := l.probe(lib.file, int64(lib.id.base), fn, f.number)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if err != nil {
+		delete(l.of, f.number)
+		return err
+	}
+	f.probe = p
+	return nil
+}
+
+// get returns the function of a number, or nil.
+func (l *libraries) get(number uint16) *function {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.of[number]
+}
+
+// fixed returns the label of all secrets that a function is handed, or "".
+func (l *libraries) fixed(number uint16) string {
+	if f := l.get(number); f != nil {
+		return f.Fixed
+	}
+	return ""
 }
 
 // release takes the probes off files that were deleted and that no process executes any more: they would take their room until the
 // capture ends.
 func (l *libraries) release() {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	for _, p := range l.probed {
+	if time.Since(l.released) < releaseEvery {
+		return
+	}
+	l.released = time.Now()
+	deleted := map[uint64]bool{}
+	for _, f := range l.functions() {
 		var st unix.Stat_t
-		if p.file == nil || unix.Fstat(int(p.file.Fd()), &st) != nil || st.Nlink > 0 || mapped.Executes(st.Ino) {
+		if unix.Fstat(int(f.file.Fd()), &st) == nil && st.Nlink == 0 {
+			deleted[st.Ino] = true
+		}
+	}
+	if len(deleted) == 0 {
+		return
+	}
+	for ino := range mapped.Executes(deleted) {
+		delete(deleted, ino)
+	}
+	for _, f := range l.functions() {
+		if !deleted[f.id.ino] {
 			continue
 		}
-		l.log.Info("a library was deleted", "path", p.name)
-		if err := p.close(); err != nil {
-			l.log.Debug("take a probe off", "path", p.name, "error", err)
+		l.mu.Lock()
+		delete(l.of, f.number)
+		l.mu.Unlock()
+		delete(l.seen, f.id)
+		l.log.Info("a library was deleted", "path", f.name)
+		if err := f.close(); err != nil {
+			l.log.Debug("take a probe off", "path", f.name, "error", err)
 		}
 	}
 }
 
-// add probes a function.
-func (l *libraries) add(f *os.File, base int64, name string, fn tlslib.Function) error {
+// functions returns those that are probed.
+func (l *libraries) functions() []*function {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.closed {
-		return os.ErrClosed
-	}
-	if len(l.probed) == mostProbed {
-		return fmt.Errorf("%d functions are probed already", mostProbed)
-	}
-	p, err := l.prober.probe(f, base, fn, uint16(len(l.probed)))
-	if err != nil {
-		return err
-	}
-	l.probed = append(l.probed, &probed{Function: fn, name: name, file: f, base: base, probe: p})
-	return nil
+	return slices.SortedFunc(maps.Values(l.of), func(a, b *function) int { return cmp.Compare(a.number, b.number) })
 }
 
-// fixed returns the label of all secrets that a function is handed, or "".
-func (l *libraries) fixed(number uint16) string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if int(number) >= len(l.probed) {
-		return ""
+func (f *function) close() error {
+	if f.probe == nil {
+		return nil
 	}
-	return l.probed[number].Fixed
+	err := f.probe.Close()
+	f.file.Close() // was only read, and another function of it may have closed it
+	return err
 }
 
 // String names the libraries for people: four of them.
 func (l *libraries) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
 	var names []string
-	for _, p := range l.probed {
-		if name := fmt.Sprintf("%s (%s)", filepath.Base(p.name), p.Library); !slices.Contains(names, name) {
+	for _, f := range l.functions() {
+		if name := fmt.Sprintf("%s (%s)", filepath.Base(f.name), f.Library); !slices.Contains(names, name) {
 			names = append(names, name)
 		}
 	}
@@ -253,15 +316,26 @@ func (l *libraries) String() string {
 
 // Close ends the watch and all probes.
 func (l *libraries) Close() error {
-	var errs []error
+	l.ending.Store(true)
+	var err error
 	if l.watch != nil {
-		errs = append(errs, l.watch.Close())
+		err = l.watch.Close()
 	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.closed = true
-	for _, p := range slices.Backward(l.probed) {
-		errs = append(errs, p.close())
+	l.guesses.end()
+	done := make(chan error, 1)
+	go func() {
+		var errs []error
+		for _, f := range slices.Backward(l.functions()) {
+			errs = append(errs, f.close())
+		}
+		done <- errors.Join(errs...)
+	}()
+	late := time.NewTimer(patienceAtEnd)
+	defer late.Stop()
+	select {
+	case e := <-done:
+		return errors.Join(err, e)
+	case <-late.C:
+		return errors.Join(err, errors.New("take the probes off TLS libraries: the kernel waits for a process"))
 	}
-	return errors.Join(errs...)
 }

@@ -97,7 +97,7 @@ func (s *secret) line() string {
 // ways opens one of both, and returns how to read all that it has recorded.
 func ways(t *testing.T, name string) (prober, func() []secret) {
 	if name == "ring" {
-		r := openRing(t, false)
+		r := openRing(t)
 		return r.programs, func() (all []secret) {
 			for r.records.AvailableBytes() > 0 {
 				all = append(all, r.next(t))

@@ -9,11 +9,8 @@ import (
 	"io"
 	"os"
 	"runtime"
-	"sync/atomic"
 
 	"github.com/cilium/ebpf"
-	"github.com/cilium/ebpf/asm"
-	"golang.org/x/sys/unix"
 
 	"droidtap/agent/plugin"
 	"droidtap/agent/tlslib"
@@ -27,8 +24,8 @@ type prober interface {
 	probe(f *os.File, base int64, fn tlslib.Function, number uint16) (io.Closer, error)
 }
 
-// ringSize is how many bytes of records may wait: those of 60 handshakes.
-const ringSize = 1 << 16
+// ringSize is how many bytes of records may wait: those of 250 handshakes.
+const ringSize = 1 << 18
 
 // settings mirrors struct settings of bpf/src/tlskey.bpf.c. The first five are words of 8 bytes of struct pt_regs.
 type settings struct {
@@ -79,12 +76,9 @@ func prepare(spec *ebpf.CollectionSpec, t plugin.Target) error {
 	if t.Attempt > 0 {
 		return plugin.ErrSmallest
 	}
-	shrink(spec)
+	spec.Maps["events"].MaxEntries = ringSize // before it was as large as for packets
 	return nil
 }
-
-// shrink makes the ring as large as it need be: before it was as large as for packets.
-func shrink(spec *ebpf.CollectionSpec) { spec.Maps["events"].MaxEntries = ringSize }
 
 // lostOf returns how many secrets found no room in the ring of an object.
 func lostOf(coll *ebpf.Collection) (n uint64, err error) {
@@ -98,10 +92,11 @@ func lostOf(coll *ebpf.Collection) (n uint64, err error) {
 }
 
 // programs probes by programs, one for each function. Their records come through the ring of the source's object.
+//
+// The programs do not sleep, though from 6.0 on they could, and then read what is not in memory: a process whose memory never comes
+// (userfaultfd(2), FUSE) would keep the kernel from taking the probe off, and up to 6.11 all others from calling the function meanwhile.
 type programs struct {
 	load func(plugin.Preparer) (map[string]*ebpf.Program, error) // as Target.Load
-	// awake: the kernel takes no program that may sleep, as one that reads what is not in memory must (6.0, 8c7dcb84e3b7).
-	awake atomic.Bool
 }
 
 func (p *programs) probe(f *os.File, base int64, fn tlslib.Function, number uint16) (_ io.Closer, err error) {
@@ -114,12 +109,10 @@ func (p *programs) probe(f *os.File, base int64, fn tlslib.Function, number uint
 	if err != nil {
 		return nil, err
 	}
-	l := &loading{settings: set, awake: p.awake.Load()}
-	loaded, err := p.load(l)
+	loaded, err := p.load(loading(set))
 	if err != nil {
 		return nil, err
 	}
-	p.awake.Store(l.loaded)
 	defer func() { // what is attached keeps it
 		for _, prog := range loaded {
 			err = errors.Join(err, prog.Close())
@@ -133,36 +126,16 @@ func (p *programs) probe(f *os.File, base int64, fn tlslib.Function, number uint
 }
 
 // loading prepares the program for one function.
-type loading struct {
-	settings settings
-	awake    bool // it must not sleep
-	loaded   bool // awake of the last one
-}
+type loading settings
 
-// Prepare makes it one that may sleep, and if the kernel refuses that, one that may not.
-func (l *loading) Prepare(spec *ebpf.CollectionSpec, t plugin.Target) error {
-	if t.Attempt > 1 || t.Attempt > 0 && l.awake {
-		return plugin.ErrSmallest
+func (l loading) Prepare(spec *ebpf.CollectionSpec, t plugin.Target) error {
+	if err := prepare(spec, t); err != nil {
+		return err
 	}
-	shrink(spec)
-	l.loaded = l.awake || t.Attempt > 0
-	if !l.loaded {
-		maySleep(spec.Programs["secret"])
-	}
-	if err := spec.Variables["settings"].Set(l.settings); err != nil {
+	if err := spec.Variables["settings"].Set(settings(l)); err != nil {
 		return fmt.Errorf("set settings: %w", err)
 	}
 	return nil
-}
-
-// maySleep has a program wait for what it reads. The helper for that has the same arguments.
-func maySleep(p *ebpf.ProgramSpec) {
-	p.Flags |= unix.BPF_F_SLEEPABLE
-	for i, in := range p.Instructions {
-		if in.IsBuiltinCall() && asm.BuiltinFunc(in.Constant) == asm.FnProbeReadUser {
-			p.Instructions[i] = asm.FnCopyFromUser.Call().WithMetadata(in.Metadata)
-		}
-	}
 }
 
 // start returns the offset in a file of the first instruction of a function that does something. A hint to the processor at the

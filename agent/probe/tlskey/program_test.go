@@ -32,11 +32,10 @@ type ring struct {
 	coll    *ebpf.Collection
 	records *ringbuf.Reader
 	reader  reader
-	old     bool // the kernel takes no program that may sleep
 }
 
-// openRing loads the object. awake refuses programs that may sleep, as kernels before 6.0 do.
-func openRing(t testing.TB, awake bool) *ring {
+// openRing loads the object.
+func openRing(t testing.TB) *ring {
 	t.Helper()
 	nettest.Require(t)
 	if err := rlimit.RemoveMemlock(); err != nil {
@@ -44,26 +43,14 @@ func openRing(t testing.TB, awake bool) *ring {
 	}
 	r := &ring{}
 	load := func(p plugin.Preparer, shared map[string]*ebpf.Map) (*ebpf.Collection, error) {
-		var refused error
-		for attempt := 0; ; attempt++ {
-			spec, err := bpf.Open("tlskey", string(plan.Ring))
-			if err != nil {
-				return nil, err
-			}
-			if err := p.Prepare(spec, plugin.Target{Log: slog.New(slog.DiscardHandler), Attempt: attempt}); err != nil {
-				return nil, errors.Join(refused, err)
-			}
-			if awake && spec.Programs["secret"].Flags != 0 {
-				refused = unix.EINVAL
-				continue
-			}
-			coll, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: shared})
-			if spec.Programs["secret"].Flags != 0 && errors.Is(err, unix.EINVAL) {
-				refused, r.old = err, true
-				continue
-			}
-			return coll, err
+		spec, err := bpf.Open("tlskey", string(plan.Ring))
+		if err != nil {
+			return nil, err
 		}
+		if err := p.Prepare(spec, plugin.Target{Log: slog.New(slog.DiscardHandler)}); err != nil {
+			return nil, err
+		}
+		return ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: shared})
 	}
 	coll, err := load(prepareFunc(prepare), nil)
 	if err != nil {
@@ -94,23 +81,15 @@ type prepareFunc func(*ebpf.CollectionSpec, plugin.Target) error
 
 func (f prepareFunc) Prepare(spec *ebpf.CollectionSpec, t plugin.Target) error { return f(spec, t) }
 
-// TestLoadingSaysWhenNothingIsLeft: the last attempt can be made again, for the verifier's log.
+// TestLoadingSaysWhenNothingIsLeft: no program is smaller.
 func TestLoadingSaysWhenNothingIsLeft(t *testing.T) {
-	for _, awake := range []bool{false, true} {
-		l := &loading{awake: awake}
-		last := map[bool]int{false: 1, true: 0}[awake]
-		for _, attempt := range []int{0, last, last + 1, last} {
-			spec, err := bpf.Open("tlskey", string(plan.Ring))
-			if err != nil {
-				t.Fatal(err)
-			}
-			err = l.Prepare(spec, plugin.Target{Attempt: attempt})
-			if got, want := errors.Is(err, plugin.ErrSmallest), attempt > last; got != want || err != nil && !got {
-				t.Errorf("must not sleep: %v, attempt %d: %v", awake, attempt, err)
-			}
-			if sleeps := spec.Programs["secret"].Flags != 0; err == nil && sleeps != (!awake && attempt == 0) {
-				t.Errorf("must not sleep: %v, attempt %d: it may: %v", awake, attempt, sleeps)
-			}
+	for attempt, want := range []error{nil, plugin.ErrSmallest} {
+		spec, err := bpf.Open("tlskey", string(plan.Ring))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := (loading{}).Prepare(spec, plugin.Target{Attempt: attempt}); !errors.Is(err, want) {
+			t.Errorf("attempt %d: %v", attempt, err)
 		}
 	}
 }
@@ -159,48 +138,34 @@ func padded[T [48]byte | [64]byte](b string) (to T) {
 	return to
 }
 
-// forBoth runs a test with a program that may sleep, and with one that may not.
-func forBoth(t *testing.T, test func(t *testing.T, r *ring)) {
-	for name, awake := range map[string]bool{"may sleep": false, "awake": true} {
-		t.Run(name, func(t *testing.T) {
-			r := openRing(t, awake)
-			test(t, r)
-			if r.awake.Load() != (awake || r.old) {
-				t.Errorf("it may not sleep: %v", r.awake.Load())
-			}
-		})
-	}
-}
-
 func TestProgramTellsASecret(t *testing.T) {
-	forBoth(t, func(t *testing.T, r *ring) {
-		f, fn := target(t, false)
-		p, err := r.probe(f, 0, fn, 0)
-		if err != nil {
-			t.Fatal(err)
+	r := openRing(t)
+	f, fn := target(t, false)
+	p, err := r.probe(f, 0, fn, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, size := range []int{32, 48, 64} {
+		s, random := known(byte(size))
+		label, value := []byte("CLIENT_RANDOM\x00and more"), bytes.Repeat([]byte{7}, 64)
+		logSecret(s, &label[0], &value[0], uint64(size), 0)
+		got := r.next(t)
+		want := secret{
+			Time: got.Time, TID: got.TID, LabelAt: uint64(uintptr(unsafe.Pointer(&label[0]))), Base: uint64(uintptr(unsafe.Pointer(s.base))),
+			PID: uint32(os.Getpid()), UID: uint32(os.Getuid()), Size: uint32(size),
+			Label: padded[[48]byte]("CLIENT_RANDOM"), Random: random, Secret: padded[[64]byte](string(value[:size])),
 		}
-		for _, size := range []int{32, 48, 64} {
-			s, random := known(byte(size))
-			label, value := []byte("CLIENT_RANDOM\x00and more"), bytes.Repeat([]byte{7}, 64)
-			logSecret(s, &label[0], &value[0], uint64(size), 0)
-			got := r.next(t)
-			want := secret{
-				Time: got.Time, TID: got.TID, LabelAt: uint64(uintptr(unsafe.Pointer(&label[0]))), Base: uint64(uintptr(unsafe.Pointer(s.base))),
-				PID: uint32(os.Getpid()), UID: uint32(os.Getuid()), Size: uint32(size),
-				Label: padded[[48]byte]("CLIENT_RANDOM"), Random: random, Secret: padded[[64]byte](string(value[:size])),
-			}
-			if diff := cmp.Diff(want, got); diff != "" {
-				t.Errorf("want -, got +\n%s", diff)
-			}
-			r.none(t)
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("want -, got +\n%s", diff)
 		}
-		if err := p.Close(); err != nil {
-			t.Fatal(err)
-		}
-		s, _ := known(1)
-		logSecret(s, &[]byte("AFTER\x00")[0], &[]byte{1}[0], 1, 0)
 		r.none(t)
-	})
+	}
+	if err := p.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s, _ := known(1)
+	logSecret(s, &[]byte("AFTER\x00")[0], &[]byte{1}[0], 1, 0)
+	r.none(t)
 }
 
 func TestProgramTellsWhatItCouldNotRead(t *testing.T) {
@@ -212,59 +177,57 @@ func TestProgramTellsWhatItCouldNotRead(t *testing.T) {
 	bad := &hole[0]
 	label, value, tooLong := []byte("LABEL\x00"), []byte{1, 2, 3, 4}, bytes.Repeat([]byte{'x'}, 100)
 	known, _ := known(1) // what is allocated, and not yet written to, need not be in memory
-	forBoth(t, func(t *testing.T, r *ring) {
-		f, fn := target(t, false)
-		p, err := r.probe(f, 0, fn, 0)
-		if err != nil {
-			t.Fatal(err)
+	r := openRing(t)
+	f, fn := target(t, false)
+	p, err := r.probe(f, 0, fn, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Close()
+	for _, c := range []struct {
+		rule   string
+		base   *base
+		label  *byte
+		secret *byte
+		size   uint64
+		failed uint8
+		is     uint32
+		want   string
+	}{
+		{"all is there", known.base, &label[0], &value[0], 4, 0, 4, "LABEL"},
+		{"an empty label", known.base, &label[5], &value[0], 4, noLabel, 4, ""},
+		{"no label", known.base, bad, &value[0], 4, noLabel, 4, ""},
+		{"a label that is too long", &base{}, &tooLong[0], &value[0], 4, 0, 4, strings.Repeat("x", 48)},
+		{"no base", (*base)(unsafe.Pointer(bad)), &label[0], &value[0], 4, noRandom, 4, "LABEL"},
+		{"no secret", known.base, &label[0], bad, 4, noSecret, 4, "LABEL"},
+		{"a secret that is too long", known.base, &label[0], &tooLong[0], 1 << 33, 0, 1<<32 - 1, "LABEL"},
+	} {
+		s := &session{base: c.base}
+		logSecret(s, c.label, c.secret, c.size, 0)
+		got := r.next(t)
+		if got.Failed != c.failed || got.Size != c.is || got.Label != padded[[48]byte](c.want) {
+			t.Errorf("%s: failed %b, size %d, label %q", c.rule, got.Failed, got.Size, got.Label)
 		}
-		defer p.Close()
-		for _, c := range []struct {
-			rule   string
-			base   *base
-			label  *byte
-			secret *byte
-			size   uint64
-			failed uint8
-			is     uint32
-			want   string
-		}{
-			{"all is there", known.base, &label[0], &value[0], 4, 0, 4, "LABEL"},
-			{"an empty label", known.base, &label[5], &value[0], 4, noLabel, 4, ""},
-			{"no label", known.base, bad, &value[0], 4, noLabel, 4, ""},
-			{"a label that is too long", &base{}, &tooLong[0], &value[0], 4, 0, 4, strings.Repeat("x", 48)},
-			{"no base", (*base)(unsafe.Pointer(bad)), &label[0], &value[0], 4, noRandom, 4, "LABEL"},
-			{"no secret", known.base, &label[0], bad, 4, noSecret, 4, "LABEL"},
-			{"a secret that is too long", known.base, &label[0], &tooLong[0], 1 << 33, 0, 1<<32 - 1, "LABEL"},
-		} {
-			s := &session{base: c.base}
-			logSecret(s, c.label, c.secret, c.size, 0)
-			got := r.next(t)
-			if got.Failed != c.failed || got.Size != c.is || got.Label != padded[[48]byte](c.want) {
-				t.Errorf("%s: failed %b, size %d, label %q", c.rule, got.Failed, got.Size, got.Label)
-			}
-		}
-	})
+	}
 }
 
 // TestProgramReadsALabelWithASize: what is behind it does not matter.
 func TestProgramReadsALabelWithASize(t *testing.T) {
-	forBoth(t, func(t *testing.T, r *ring) {
-		f, fn := target(t, true)
-		p, err := r.probe(f, 0, fn, 0)
-		if err != nil {
-			t.Fatal(err)
+	r := openRing(t)
+	f, fn := target(t, true)
+	p, err := r.probe(f, 0, fn, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Close()
+	s, random := known(3)
+	text := strings.Repeat("CLIENT_TRAFFIC_SECRET_0", 3)
+	for size, want := range map[int]string{0: text[:48], 6: "CLIENT", 48: text[:48], 60: text[:48]} {
+		logSecret(s, unsafe.StringData(text), &random[0], 32, uint64(size))
+		if got := r.next(t); got.Label != padded[[48]byte](want) || got.LabelSize != uint32(size) || got.Failed != 0 {
+			t.Errorf("of %d bytes it is %q of %d, failed %b", size, got.Label, got.LabelSize, got.Failed)
 		}
-		defer p.Close()
-		s, random := known(3)
-		text := strings.Repeat("CLIENT_TRAFFIC_SECRET_0", 3)
-		for size, want := range map[int]string{0: text[:48], 6: "CLIENT", 48: text[:48], 60: text[:48]} {
-			logSecret(s, unsafe.StringData(text), &random[0], 32, uint64(size))
-			if got := r.next(t); got.Label != padded[[48]byte](want) || got.LabelSize != uint32(size) || got.Failed != 0 {
-				t.Errorf("of %d bytes it is %q of %d, failed %b", size, got.Label, got.LabelSize, got.Failed)
-			}
-		}
-	})
+	}
 }
 
 // TestProgramReadsALabelThatIsNotInMemory: it is in a file that the process has mapped and not yet looked at, and ends where
@@ -279,40 +242,39 @@ func TestProgramReadsALabelThatIsNotInMemory(t *testing.T) {
 	if _, err := file.WriteAt([]byte(text+"\x00"), int64(2*os.Getpagesize()-len(text)-1)); err != nil {
 		t.Fatal(err)
 	}
-	forBoth(t, func(t *testing.T, r *ring) {
-		f, fn := target(t, false)
-		p, err := r.probe(f, 0, fn, 0)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer p.Close()
-		// A hole follows the map, so that nothing that comes to be mapped does.
-		area, err := unix.Mmap(-1, 0, 3*os.Getpagesize(), unix.PROT_NONE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer unix.Munmap(area)
-		at := unsafe.Pointer(&area[0])
-		if _, err := unix.MmapPtr(int(file.Fd()), 0, at, uintptr(2*os.Getpagesize()), unix.PROT_READ, unix.MAP_PRIVATE|unix.MAP_FIXED); err != nil {
-			t.Fatal(err)
-		}
-		s, random := known(4)
-		logSecret(s, (*byte)(unsafe.Add(at, 2*os.Getpagesize()-len(text)-1)), &random[0], 32, 0)
-		if got := r.next(t); got.Label != padded[[48]byte](text) || got.Failed != 0 {
-			t.Errorf("the label is %q, failed %b", got.Label, got.Failed)
-		}
-	})
-}
-
-func TestProgramCountsWhatFindsNoRoom(t *testing.T) {
-	r := openRing(t, false)
+	r := openRing(t)
 	f, fn := target(t, false)
 	p, err := r.probe(f, 0, fn, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer p.Close()
-	const calls = 1000
+	// A hole follows the map, so that nothing that comes to be mapped does.
+	area, err := unix.Mmap(-1, 0, 3*os.Getpagesize(), unix.PROT_NONE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Munmap(area)
+	at := unsafe.Pointer(&area[0])
+	if _, err := unix.MmapPtr(int(file.Fd()), 0, at, uintptr(2*os.Getpagesize()), unix.PROT_READ, unix.MAP_PRIVATE|unix.MAP_FIXED); err != nil {
+		t.Fatal(err)
+	}
+	s, random := known(4)
+	logSecret(s, (*byte)(unsafe.Add(at, 2*os.Getpagesize()-len(text)-1)), &random[0], 32, 0)
+	if got := r.next(t); got.Label != padded[[48]byte](text) || got.Failed != 0 {
+		t.Errorf("the label is %q, failed %b", got.Label, got.Failed)
+	}
+}
+
+func TestProgramCountsWhatFindsNoRoom(t *testing.T) {
+	r := openRing(t)
+	f, fn := target(t, false)
+	p, err := r.probe(f, 0, fn, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Close()
+	const calls = 2 * ringSize / 200
 	s, random := known(5)
 	for range calls {
 		logSecret(s, &[]byte("L\x00")[0], &random[0], 32, 0)
@@ -332,7 +294,7 @@ func TestProgramCountsWhatFindsNoRoom(t *testing.T) {
 
 // TestProgramFindsAFunctionInAPart: the library begins somewhere in its file, as in an APK.
 func TestProgramFindsAFunctionInAPart(t *testing.T) {
-	r := openRing(t, false)
+	r := openRing(t)
 	f, fn := target(t, false)
 	const base = 0x1000
 	fn.Offset -= base
@@ -349,7 +311,7 @@ func TestProgramFindsAFunctionInAPart(t *testing.T) {
 }
 
 func TestProgramRefusesWhatCannotBe(t *testing.T) {
-	r := openRing(t, false)
+	r := openRing(t)
 	f, good := target(t, false)
 	for _, c := range []struct {
 		rule   string
@@ -383,10 +345,26 @@ func TestProgramRefusesWhatCannotBe(t *testing.T) {
 	}
 }
 
+// TestReaderDoesNotWaitForMemory: nothing more is read of a process whose memory has not come, and nothing at all while too many let it
+// wait.
 func TestReaderDoesNotWaitForMemory(t *testing.T) {
 	var r reader
-	r.busy.Store(true) // another process lets it wait
-	if n := r.read(uint32(syscall.Getpid()), uint64(uintptr(unsafe.Pointer(&r))), make([]byte, 4)); n != 0 {
+	read := func() int {
+		return r.read(uint32(syscall.Getpid()), uint64(uintptr(unsafe.Pointer(&r))), make([]byte, 4))
+	}
+	if n := read(); n != 4 {
 		t.Errorf("it read %d bytes", n)
+	}
+	r.begin(uint32(syscall.Getpid()))
+	if n := read(); n != 0 {
+		t.Errorf("it read %d bytes of a process that lets it wait", n)
+	}
+	r.stuck = map[uint32]bool{1: true, 2: true, 3: true}
+	if n := read(); n != 4 {
+		t.Errorf("it read %d bytes while others let it wait", n)
+	}
+	r.stuck[4] = true
+	if n := read(); n != 0 {
+		t.Errorf("it read %d bytes while too many let it wait", n)
 	}
 }

@@ -8,7 +8,7 @@ import (
 	"fmt"
 	"math"
 	"os"
-	"sync/atomic"
+	"sync"
 	"time"
 )
 
@@ -45,7 +45,8 @@ const unknownUID = 1<<32 - 1
 
 // reader makes secrets of records. The zero value is ready to use.
 type reader struct {
-	busy atomic.Bool // with memory that does not come
+	mu    sync.Mutex
+	stuck map[uint32]bool // processes whose memory is being read: it may never come
 }
 
 // parse reads a record, and completes it. It does not keep raw.
@@ -124,20 +125,25 @@ func (s *secret) complete(read func(pid uint32, at uint64, to []byte) int) {
 	}
 }
 
-// patience is how long memory is waited for.
-const patience = 10 * time.Millisecond
+// patience is how long memory is waited for, and mostStuck of how many processes.
+const (
+	patience  = 10 * time.Millisecond
+	mostStuck = 4
+)
 
-// read reads memory of a process that may be hostile, to which it can make us wait for ever (userfaultfd(2)): once one of them
-// has, nobody's is read until that has an end. It returns how many bytes it got.
+// read reads memory of a process that may be hostile, to which it can make us wait for ever (userfaultfd(2)): nothing more is read of
+// that one until it has an end. It returns how many bytes it got.
 func (r *reader) read(pid uint32, at uint64, to []byte) int {
-	if r.busy.Swap(true) {
+	if !r.begin(pid) {
 		return 0
 	}
 	got := make(chan []byte, 1)
 	go func() {
 		b := make([]byte, len(to))
 		n := readMemory(pid, at, b)
-		r.busy.Store(false)
+		r.mu.Lock()
+		delete(r.stuck, pid)
+		r.mu.Unlock()
 		got <- b[:n]
 	}()
 	late := time.NewTimer(patience)
@@ -148,6 +154,20 @@ func (r *reader) read(pid uint32, at uint64, to []byte) int {
 	case <-late.C:
 		return 0
 	}
+}
+
+// begin tells whether a process's memory may be read.
+func (r *reader) begin(pid uint32) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.stuck[pid] || len(r.stuck) == mostStuck {
+		return false
+	}
+	if r.stuck == nil {
+		r.stuck = map[uint32]bool{}
+	}
+	r.stuck[pid] = true
+	return true
 }
 
 func readMemory(pid uint32, at uint64, to []byte) int {

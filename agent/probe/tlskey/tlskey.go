@@ -48,8 +48,8 @@ type source struct {
 	reader      reader
 	warned      atomic.Bool
 
-	taking sync.Mutex             // of the key log
-	lost   func() (uint64, error) // records that were lost in the kernel
+	writing sync.Mutex             // of the key log
+	lost    func() (uint64, error) // records that were lost in the kernel
 
 	refused atomic.Uint64 // secrets of others than those that are captured
 	broken  atomic.Uint64 // that could not be read
@@ -92,7 +92,9 @@ func (s *source) Attach(coll *ebpf.Collection, t plugin.Target) (io.Closer, erro
 		return a, s.without(err)
 	}
 	s.lost = lost
-	l := newLibraries(p, s.take, s.reader.read, t.Log)
+	l := newLibraries(p, s.reader.read, t.Log)
+	l.again = func(r secret) { s.write(l, r) }
+	l.without = func(err error) { _ = s.without(err) }
 	a.closers = append(a.closers, l)
 	s.libraries.Store(l)
 	l.open(s.options.libraries, s.auto)
@@ -163,13 +165,17 @@ func (s *source) Decode(raw []byte) (pcapng.Block, error) {
 
 // take writes a secret, if it is one that is wanted.
 func (s *source) take(r secret) {
-	s.taking.Lock()
-	defer s.taking.Unlock()
 	if !s.whose.admits(int(r.PID), r.UID) {
 		s.refused.Add(1)
 		return
 	}
 	l := s.libraries.Load()
+	l.guess(r)
+	s.write(l, r)
+}
+
+// write writes a secret, ahead of the packets that wait.
+func (s *source) write(l *libraries, r secret) {
 	label, err := r.check(l.fixed(r.Number))
 	if err != nil {
 		if s.broken.Add(1) == 1 {
@@ -180,12 +186,10 @@ func (s *source) take(r secret) {
 	if label == "RSA" { // names no connection
 		return
 	}
-	name := l.random(r)
-	line := appendLine(nil, label, name[:], r.Secret[:r.Size])
-	if !s.connections.add(name, line) {
-		return
-	}
-	if s.keys != nil {
+	s.writing.Lock()
+	defer s.writing.Unlock()
+	line := appendLine(nil, label, r.Random[:], r.Secret[:r.Size])
+	if s.connections.add(r.Random, line) && s.keys != nil {
 		s.keys.write(line)
 	}
 }
@@ -244,8 +248,12 @@ func (s *source) notes(from *libraries, t tally, lost uint64) []string {
 
 // End closes the key log: no more secrets come.
 func (s *source) End() error {
+	s.writing.Lock()
+	defer s.writing.Unlock()
 	if s.keys == nil {
 		return nil
 	}
-	return s.keys.close()
+	err := s.keys.close()
+	s.keys = nil
+	return err
 }

@@ -215,6 +215,9 @@ func (t *traces) record(e *traced, pid, tid uint32, at uint64, raw []byte) ([]by
 		Time: at + uint64(t.ahead()), PID: pid, TID: tid, UID: uidOf(tid), Number: e.number,
 		Size: upTo32(word[sizeWord]), LabelAt: untagged(word[sizeWord+1]), Base: untagged(word[len(word)-1]),
 	}
+	if s.UID == unknownUID { // a thread ends before its process, as a rule
+		s.UID = uidOf(pid)
+	}
 	if e.sized {
 		s.LabelSize = upTo32(word[sizeWord+2])
 	}

@@ -70,6 +70,9 @@ func attr(kind uint32, config uint64) unix.PerfEventAttr {
 func (r *traceRing) equip(cpu, ring int) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if r.closed {
+		return os.ErrClosed
+	}
 	c := &traceCPU{ring: ring, fds: map[*traced]int{}}
 	for _, e := range r.events {
 		if err := c.add(cpu, e); err != nil {
