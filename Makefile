@@ -70,7 +70,7 @@ btf: ## make the embedded BTF from its facts; FROM=KERNEL and KMI= or OUT=: the 
 # --- the agent: static, with our own libpcap, for either architecture alike ---
 
 ENV_host  = CGO_ENABLED=1
-ENV_arm64 = CGO_ENABLED=1 GOOS=linux GOARCH=arm64 CC=aarch64-linux-gnu-gcc
+ENV_arm64 = CGO_ENABLED=1 GOOS=linux GOARCH=arm64 CC=$$(scripts/musl.sh)
 # $(call cgo,host): the environment of go for host or arm64.
 cgo = P=$$(scripts/libpcap.sh $(1)); export $(ENV_$(1)) CGO_CFLAGS="-O2 -I$$P/include" CGO_LDFLAGS="-L$$P/lib"
 

@@ -21,8 +21,8 @@ build() {
     (
         cd "$tmp/libpcap-$version"
         # --with-pcap=null: no capture code at all, the agent has its own.
-        # Sections let the linker drop what the agent does not call.
-        CC=$cc CFLAGS="-O2 -ffunction-sections -fdata-sections" ./configure -q "$@" \
+        # Sections let the linker drop what the agent does not call. Nothing unwinds C's stack.
+        CC=$cc CFLAGS="-O2 -ffunction-sections -fdata-sections -fno-asynchronous-unwind-tables" ./configure -q "$@" \
             --with-pcap=null --without-libnl --disable-dbus --disable-rdma --disable-bluetooth --disable-usb \
             --disable-remote --disable-netmap --without-dag --without-snf --without-septel --without-turbocap \
             --without-dpdk --disable-shared
@@ -36,10 +36,10 @@ build() {
     rm -r "$tmp/libpcap-$version" "$tmp/orig.tar.gz"
 }
 
-key=$(hash_of "$0")
+key=$(hash_of "$0" "${0%/*}/musl.sh")
 case ${1-} in
 host) cached "libpcap/host-$(uname -m)-$key" build gcc ;;
-arm64) cached "libpcap/arm64-$key" build aarch64-linux-gnu-gcc --host=aarch64-linux-gnu ;;
+arm64) cached "libpcap/arm64-$key" build "$("${0%/*}/musl.sh")" --host=aarch64-linux-gnu ;;
 *)
     say "usage: libpcap.sh host|arm64"
     exit 2
