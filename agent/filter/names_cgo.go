@@ -130,6 +130,21 @@ int getprotobyname_r(const char *name, struct protoent *proto, char *buf, size_t
 	return 0;
 }
 
+// libpcap calls these where libc, as musl, lacks those with _r.
+struct netent *getnetbyname(const char *name)
+{
+	return NULL;
+}
+
+struct protoent *getprotobyname(const char *name)
+{
+	static _Thread_local struct protoent proto;
+	struct protoent *res;
+
+	getprotobyname_r(name, &proto, NULL, 0, &res);
+	return res;
+}
+
 int ether_hostton(const char *name, struct ether_addr *addr)
 {
 	return -1;
