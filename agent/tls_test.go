@@ -40,19 +40,23 @@ func TestTLS(t *testing.T) {
 			a.Stop(t, syscall.SIGINT)
 
 			want := r.Log(t)
+			if len(want) < tlsConnections {
+				t.Errorf("the libraries have logged %d lines only", len(want))
+			}
 			text, err := os.ReadFile(keylog)
 			must(t, err)
 			if !strings.HasPrefix(string(text), before) {
 				t.Errorf("the key log does not begin as it did: %.60q", text)
 			}
-			sameLines(t, "key log", want, string(text))
+			sameLines(t, "key log", want, string(text), a)
 			f, err := nettest.Read(file)
 			must(t, err)
-			sameLines(t, "secrets of the file", want, secretsOf(t, f))
+			sameLines(t, "secrets of the file", want, secretsOf(t, f), a)
 			all := tls.Conversations(t, file, "", p.QUIC)
 			if got := p.Readable(all, tlsConnections); got != tlsConnections || len(all) != tlsConnections {
 				t.Errorf("%d of %d connections can be read, of %d in the file\n%s", got, tlsConnections, len(all), a.Stderr())
 			}
+			eachEnd(t, r, near)
 			nothingLeft(t, near)
 		})
 	}
@@ -71,27 +75,91 @@ func secretsOf(t *testing.T, f nettest.File) string {
 	return text
 }
 
-// sameLines wants the lines of a key log, each once. Of connections that no library here has logged there may be others: whatever else
-// talks on this machine meanwhile is no business of the test's.
-func sameLines(t *testing.T, what string, want []string, text string) {
+// sameLines wants the lines of a key log that an agent has written, each once.
+func sameLines(t *testing.T, what string, want []string, text string, a *nettest.Process) {
 	t.Helper()
-	ours := map[string]bool{}
-	for _, line := range want {
-		ours[tls.Random(line)] = true
-	}
-	text = strings.Join(slices.DeleteFunc(slices.Collect(strings.Lines(text)), func(line string) bool {
-		return strings.HasPrefix(line, "#") || !ours[tls.Random(line)]
-	}), "")
+	text = ofOurs(t, what, want, text)
 	got := tls.Lines(text)
-	if len(want) < tlsConnections {
-		t.Errorf("the libraries have logged %d lines only", len(want))
-	}
-	if diff := cmp.Diff(want, got); diff != "" {
+	diff, n := cmp.Diff(want, got), strings.Count(text, "\n")
+	if diff != "" {
 		t.Errorf("%s: %d lines, the libraries have %d (-libraries +agent):\n%s", what, len(got), len(want), abbreviate(diff))
 	}
-	if n := strings.Count(text, "\n"); n != len(got) {
+	if n != len(got) {
 		t.Errorf("%s: %d lines, %d of them different", what, n, len(got))
 	}
+	if diff != "" || n != len(got) {
+		t.Logf("the agent:\n%s", a.Stderr())
+	}
+}
+
+// ofOurs leaves out comments, and the lines of connections that ours has none of: whatever else talks on this machine meanwhile is no
+// business of the test's. A secret of one of ours is none of another.
+func ofOurs(t *testing.T, what string, ours []string, text string) string {
+	t.Helper()
+	randoms, secrets := map[string]bool{}, map[string]bool{}
+	for _, line := range ours {
+		randoms[tls.Random(line)], secrets[tls.Secret(line)] = true, true
+	}
+	kept := ""
+	for line := range strings.Lines(text) {
+		switch {
+		case strings.HasPrefix(line, "#"):
+		case tls.Random(line) == "" || !strings.HasSuffix(line, "\n"):
+			t.Errorf("%s: no line of a key log: %q", what, line)
+		case randoms[tls.Random(line)]:
+			kept += line
+		case secrets[tls.Secret(line)]:
+			t.Errorf("%s: a secret of ours has another connection's random: %s", what, line)
+		}
+	}
+	return kept
+}
+
+// eachEnd has a pair make some more connections, the client as another user than the server. Both ends of a connection have the same secrets, and
+// of two agents each takes those of one end: neither can make up for the other.
+func eachEnd(t *testing.T, r *tls.Running, near nettest.Space) {
+	t.Helper()
+	const more = 5
+	server, client := r.Logs(t)
+	ends := []*tlsEnd{{name: "server", uid: "0", before: server}, {name: "client", uid: "10123", before: client}}
+	dir := t.TempDir()
+	for _, e := range ends {
+		e.keylog = filepath.Join(dir, e.name)
+		args := []string{"agent", "-i", "veth0", "-w", e.keylog + ".pcapng", "--keylog", e.keylog, "--uid", e.uid}
+		for _, path := range r.Libraries() {
+			args = append(args, "--tls-lib", path)
+		}
+		e.agent = nettest.Start(t, near.Command(append(args, tlsFilter)...), "")
+	}
+	for _, e := range ends {
+		e.agent.Await(t, "capturing on")
+	}
+	r.User = 10123
+	r.Connect(t, tlsConnections, more)
+	server, client = r.Logs(t)
+	ends[0].after, ends[1].after = server, client
+	for _, e := range ends {
+		e.agent.Signal(t, syscall.SIGINT)
+	}
+	for _, e := range ends {
+		if code := e.agent.Wait(t); code != 0 {
+			t.Errorf("the agent of the %s: code %d\n%s", e.name, code, e.agent.Stderr())
+		}
+		text, err := os.ReadFile(e.keylog)
+		must(t, err)
+		want := slices.DeleteFunc(e.after, func(line string) bool { return slices.Contains(e.before, line) })
+		if len(want) < more {
+			t.Errorf("the library of the %s has logged %d lines only", e.name, len(want))
+		}
+		sameLines(t, "key log of the "+e.name+"'s user", want, string(text), e.agent)
+	}
+}
+
+// tlsEnd is one end of connections.
+type tlsEnd struct {
+	name, uid, keylog string
+	agent             *nettest.Process
+	before, after     []string // lines that its library has logged
 }
 
 // pairNamed returns the pair.
@@ -151,7 +219,7 @@ func TestTLSRotation(t *testing.T) {
 		texts += secretsOf(t, f)
 	}
 	slices.Sort(lines)
-	if diff := cmp.Diff(lines, tls.Lines(texts)); diff != "" {
+	if diff := cmp.Diff(lines, tls.Lines(ofOurs(t, "secrets of all files", lines, texts))); diff != "" {
 		t.Errorf("secrets of all files (-libraries +agent):\n%s", abbreviate(diff))
 	}
 	left := family(t, dir, "ring")
@@ -261,17 +329,18 @@ func TestTLSOwner(t *testing.T) {
 	r.Connect(t, 5, 5)
 	a.Stop(t, syscall.SIGINT)
 
-	if len(r.Log(t)) <= len(want) {
+	all := r.Log(t)
+	if len(all) <= len(want) {
 		t.Fatal("the other user's connections have logged nothing")
 	}
 	text, err := os.ReadFile(keylog)
 	must(t, err)
-	if diff := cmp.Diff(want, tls.Lines(string(text))); diff != "" {
+	if diff := cmp.Diff(want, tls.Lines(ofOurs(t, "key log", all, string(text)))); diff != "" {
 		t.Errorf("key log (-libraries +agent):\n%s", abbreviate(diff))
 	}
 	f, err := nettest.Read(file)
 	must(t, err)
-	if diff := cmp.Diff(want, tls.Lines(secretsOf(t, f))); diff != "" {
+	if diff := cmp.Diff(want, tls.Lines(ofOurs(t, "secrets of the file", all, secretsOf(t, f)))); diff != "" {
 		t.Errorf("secrets of the file (-libraries +agent):\n%s", abbreviate(diff))
 	}
 	if st, err := os.Stat(keylog); err != nil || st.Mode() != 0o600 {

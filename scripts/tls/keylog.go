@@ -30,3 +30,12 @@ func Random(line string) string {
 	}
 	return words[1]
 }
+
+// Secret returns the secret of a line of a key log, in hexadecimal.
+func Secret(line string) string {
+	words := strings.Fields(line)
+	if len(words) != 3 {
+		return ""
+	}
+	return words[2]
+}

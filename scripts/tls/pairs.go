@@ -2,14 +2,17 @@
 
 package tls
 
-import "strconv"
+import (
+	"path/filepath"
+	"strconv"
+)
 
 // Pair is a client and a server.
 type Pair struct {
 	Name string
 	QUIC bool
 
-	libraries []string // files in Dir, with the TLS code
+	libraries []string // files in Dir, or the host's, with the TLS code
 	server    func(*Running) []string
 	client    func(r *Running, first, n int) []string
 	keylog    string // the option that takes the key log; "": SSLKEYLOGFILE is in the environment
@@ -74,8 +77,9 @@ func (r *Running) log(name string) string {
 // curl is the host's, with another release of OpenSSL than the server. Its connections resume one session.
 func curl() Pair {
 	const dir = "openssl-3.5"
+	host, _ := filepath.Glob("/usr/lib/*/libssl.so.3") // the pattern is well-formed
 	return Pair{
-		Name: "curl to " + dir, libraries: []string{dir + "/lib/libssl.so.3"},
+		Name: "curl to " + dir, libraries: append(host, dir+"/lib/libssl.so.3"),
 		server: func(r *Running) []string { return s_server(r, dir+"/openssl") },
 		client: func(r *Running, first, n int) []string {
 			return []string{"curl", "-sS", "-k", "--http1.0", "--fail", "https://" + r.address + "/hello-[" + number(first) + "-" + number(first+n-1) + "]"}

@@ -18,6 +18,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -108,15 +109,21 @@ func number(n int) string { return fmt.Sprintf("%03d", n) }
 // Log is what the libraries of both ends have logged so far, as Lines gives it.
 func (r *Running) Log(t testing.TB) []string {
 	t.Helper()
-	all := ""
-	for _, name := range []string{"server.log", "client.log"} {
+	server, client := r.Logs(t)
+	return Lines(strings.Join(slices.Concat(server, client), "\n"))
+}
+
+// Logs is what each end's library has logged so far, as Lines gives it.
+func (r *Running) Logs(t testing.TB) (server, client []string) {
+	t.Helper()
+	read := func(name string) []string {
 		b, err := os.ReadFile(filepath.Join(r.dir, name))
 		if err != nil && r.logs {
 			t.Fatal(err)
 		}
-		all += string(b)
+		return Lines(string(b))
 	}
-	return Lines(all)
+	return read("server.log"), read("client.log")
 }
 
 // command is one of the pair's in a namespace. All that it says is on standard error.
@@ -156,7 +163,10 @@ func (r *Running) program(argv []string) []string {
 func (r *Running) Libraries() []string {
 	var paths []string
 	for _, name := range r.libraries {
-		paths = append(paths, filepath.Join(r.peers, name))
+		if !filepath.IsAbs(name) {
+			name = filepath.Join(r.peers, name)
+		}
+		paths = append(paths, name)
 	}
 	return paths
 }
