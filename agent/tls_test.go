@@ -385,6 +385,26 @@ func TestTLSNone(t *testing.T) {
 	}
 }
 
+// withoutUprobes runs a command where the kernel shows none. The mounts are those of ip netns exec's own mount namespace, and go with it.
+const withoutUprobes = `mount -t tmpfs droidtap-test /sys/bus/event_source/devices && exec "$@"`
+
+// TestTLSWithoutUprobes captures on a kernel without uprobes: that is said once, and the packets are captured.
+func TestTLSWithoutUprobes(t *testing.T) {
+	nettest.Require(t, "agent", "mount")
+	near, far := nettest.Pair(t)
+	r := pairNamed(t, "go, stripped, TLS 1.2").Start(t, near, far, nettest.Far4, true)
+	file := filepath.Join(t.TempDir(), "tls.pcapng")
+	a := nettest.Start(t, near.Command("sh", "-c", withoutUprobes, "sh", "agent", "-i", "veth0", "--tls", "-w", file, tlsFilter), "capturing on")
+	r.Connect(t, 0, 1)
+	a.Stop(t, syscall.SIGINT)
+	f, err := nettest.Read(file)
+	must(t, err)
+	if len(f.Packets) == 0 || len(f.Secrets) != 0 || strings.Count(a.Stderr(), "no uprobes") != 1 {
+		t.Errorf("%d packets, %d blocks of secrets:\n%s", len(f.Packets), len(f.Secrets), a.Stderr())
+	}
+	nothingLeft(t, near)
+}
+
 // TestTLSCommand types what eCapture's users do.
 func TestTLSCommand(t *testing.T) {
 	nettest.Require(t, "agent", "tshark")
