@@ -24,8 +24,8 @@ type prober interface {
 	probe(f *os.File, base int64, fn tlslib.Function, number uint16) (io.Closer, error)
 }
 
-// ringSize is how many bytes of records may wait: those of 250 handshakes.
-const ringSize = 1 << 18
+// ringSize is how many bytes of records may wait: those of 500 handshakes.
+const ringSize = 1 << 19
 
 // settings mirrors struct settings of bpf/src/tlskey.bpf.c. The first five are words of 8 bytes of struct pt_regs.
 type settings struct {
