@@ -186,7 +186,6 @@ func (c candidate) function(m *image, cpu processor, alone bool) (Function, erro
 	off, _ := m.offset(c.addr, true)
 	f := Function{Library: c.library, Machine: m.machine, Offset: off, Why: fmt.Sprintf("called with %d labels", c.count())}
 	f.registers()
-	f.Pad = m.pad(c.addr)
 	way, ok := functionWay(m, cpu, c.addr)
 	why := "its code reads the random"
 	if a := m.symbol(c.accessor); a != 0 && (alone || !ok) {
@@ -207,23 +206,6 @@ func (c candidate) function(m *image, cpu processor, alone bool) (Function, erro
 		return f, fmt.Errorf("%s: the way to the client random was not found", c.library)
 	}
 	return f, nil
-}
-
-// pad is the bytes of landing pads and of signing the return address at a function's beginning.
-func (m *image) pad(addr uint64) (n uint8) {
-	for ; n < 8; n += 4 {
-		w, _ := m.word(addr + uint64(n))
-		switch {
-		case m.machine == elf.EM_X86_64 && w == 0xfa1e0ff3: // endbr64
-		case m.machine != elf.EM_AARCH64:
-			return n
-		case w == 0xd503233f, w == 0xd503237f: // paciasp, pacibsp
-		case w&^0xc0 == 0xd503241f: // bti, c, j, jc
-		default:
-			return n
-		}
-	}
-	return n
 }
 
 // registers sets where the arguments are.

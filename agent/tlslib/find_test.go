@@ -133,30 +133,6 @@ func TestFind(t *testing.T) {
 	}
 }
 
-// TestPad: a function may begin with instructions that older kernels cannot probe.
-func TestPad(t *testing.T) {
-	for _, c := range []struct {
-		machine elf.Machine
-		words   []uint32
-		want    uint8
-	}{
-		{elf.EM_AARCH64, []uint32{0xd10203ff}, 0},             // sub sp, sp, #0x80
-		{elf.EM_AARCH64, []uint32{0xd503233f, 0xd10203ff}, 4}, // paciasp
-		{elf.EM_AARCH64, []uint32{0xd503245f, 0xd503233f}, 8}, // bti c; paciasp
-		{elf.EM_X86_64, []uint32{0xfa1e0ff3, 0xe5894855}, 4},  // endbr64; push rbp; mov rbp, rsp
-		{elf.EM_X86_64, []uint32{0xe5894855}, 0},
-	} {
-		p := newProgram(c.machine)
-		p.passAll(boring, logAt)
-		p.pc = logAt
-		p.words(c.words...)
-		r := p.reader()
-		if got, err := Find(r, r.Size()); err != nil || len(got) != 1 || got[0].Pad != c.want {
-			t.Errorf("%v %#x: got %+v, %v, want a pad of %d", c.machine, c.words, got, err, c.want)
-		}
-	}
-}
-
 func TestFindFixed(t *testing.T) {
 	p := newProgram(elf.EM_X86_64)
 	p.fixed = true

@@ -68,7 +68,7 @@ func (l library) check(t *testing.T, b []byte) {
 		t.Fatal(err)
 	}
 	a := arguments(f.Machine)
-	want := Function{Library: l.want, Machine: f.Machine, Offset: l.offset, Path: l.path, Pad: got.Pad, Why: got.Why,
+	want := Function{Library: l.want, Machine: f.Machine, Offset: l.offset, Path: l.path, Why: got.Why,
 		Random: a[0], Label: a[1], LabelSize: NoRegister, Secret: a[2], Size: a[3]}
 	if l.after != "" {
 		want.Offset = got.Offset

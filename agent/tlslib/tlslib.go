@@ -23,10 +23,6 @@ type Function struct {
 	Library string      // "BoringSSL", "OpenSSL", "GnuTLS" or "Go"
 	Machine elf.Machine // EM_AARCH64 or EM_X86_64
 	Offset  uint64      // of its first instruction, in bytes from the start of the file
-	// Pad is the bytes of instructions at Offset that do nothing to arguments (paciasp, bti, endbr64): 0, 4 or 8. A probe may as
-	// well be behind them, and on arm64 before Linux 5.8 it must: of hints, only nop could be probed
-	// (arch/arm64/kernel/probes/decode-insn.c).
-	Pad uint8
 
 	Label     Register // points to the label of NSS's key log, "CLIENT_RANDOM" for one
 	LabelSize Register // the bytes of it; NoRegister: it ends with a zero

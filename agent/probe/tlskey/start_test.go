@@ -15,6 +15,7 @@ func TestStartPassesOverHints(t *testing.T) {
 		endbr   = "\xf3\x0f\x1e\xfa"
 		push    = "\x55\x48\x89\xe5"
 		bti     = "\x5f\x24\x03\xd5"
+		sub     = "\xff\x03\x02\xd1"
 		paciasp = "\x3f\x23\x03\xd5"
 		stp     = "\xfd\x7b\xbd\xa9"
 		mrs     = "\x48\xd0\x3b\xd5"
@@ -29,6 +30,8 @@ func TestStartPassesOverHints(t *testing.T) {
 		{"none of x86", elf.EM_X86_64, push + endbr, 0},
 		{"paciasp", elf.EM_AARCH64, paciasp + stp, 4},
 		{"bti, paciasp", elf.EM_AARCH64, bti + paciasp + stp, 8},
+		{"paciasp, sub", elf.EM_AARCH64, paciasp + sub, 4},
+		{"none ahead of sub", elf.EM_AARCH64, sub, 0},
 		{"no more than two", elf.EM_AARCH64, bti + paciasp + bti + stp, 8},
 		{"none of arm64", elf.EM_AARCH64, stp + paciasp, 0},
 		{"a system register", elf.EM_AARCH64, mrs + stp, 0},
