@@ -11,6 +11,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"droidtap/agent/process"
 )
 
 func TestParseLine(t *testing.T) {
@@ -138,11 +140,11 @@ func TestParseProc(t *testing.T) {
 			t.Errorf("%q: %+v", text, s)
 		}
 	}
-	if uid, ok := parseUID([]byte("Name:\tUid:\t5\nUmask:\t0\nUid:\t10123\t0\t0\t0\nGid:\t1\n")); !ok || uid != 10123 {
+	if uid, ok := process.ParseUID([]byte("Name:\tUid:\t5\nUmask:\t0\nUid:\t10123\t0\t0\t0\nGid:\t1\n")); !ok || uid != 10123 {
 		t.Errorf("uid %d, %v", uid, ok)
 	}
 	for _, text := range []string{"", "Name:\tx\nUid:\t1", "Name:\tx\nUid:\t-1\t0", "Name:\tx\nUid:\t4294967296\t0"} {
-		if uid, ok := parseUID([]byte(text)); ok {
+		if uid, ok := process.ParseUID([]byte(text)); ok {
 			t.Errorf("%q: %d", text, uid)
 		}
 	}
@@ -216,7 +218,7 @@ func FuzzParseMaps(f *testing.F) {
 			t.Errorf("%d lines, %v", count, err)
 		}
 		parseStat(b)
-		parseUID(b)
+		process.ParseUID(b)
 	})
 }
 

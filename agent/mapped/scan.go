@@ -16,6 +16,8 @@ import (
 	"strconv"
 
 	"golang.org/x/sys/unix"
+
+	"droidtap/agent/process"
 )
 
 // Config is what to look for.
@@ -127,7 +129,7 @@ func (s *scanner) allowed(pid int) bool {
 		return true
 	}
 	var room [2048]byte
-	uid, ok := parseUID(s.read(pid, "status", room[:]))
+	uid, ok := process.ParseUID(s.read(pid, "status", room[:]))
 	return ok && s.Allow(pid, uid)
 }
 
@@ -152,14 +154,6 @@ func parseStat(b []byte) (state, bool) {
 	start, ok := number(fields[19], 10, 64)
 	size, ok2 := number(fields[20], 10, 64)
 	return state{start, size}, ok && ok2
-}
-
-// parseUID reads the real uid of /proc/PID/status: proc_pid_status(5). The process's name, ahead of it, has its newlines escaped.
-func parseUID(b []byte) (uint32, bool) {
-	_, b, ok := bytes.Cut(b, []byte("\nUid:\t"))
-	b, _, ok2 := bytes.Cut(b, []byte{'\t'})
-	uid, ok3 := number(b, 10, 32)
-	return uint32(uid), ok && ok2 && ok3
 }
 
 // process looks at all that a process has mapped. It tells whether a mapping is still there that the kernel told of.

@@ -70,6 +70,14 @@ func parseStart(stat []byte) (uint64, bool) {
 	return start, err == nil
 }
 
+// ParseUID reads the real uid of /proc/PID/status: proc_pid_status(5). The process's name, ahead of it, has its newlines escaped.
+func ParseUID(status []byte) (uint32, bool) {
+	_, b, ok := bytes.Cut(status, []byte("\nUid:\t"))
+	b, _, ended := bytes.Cut(b, []byte{'\t'})
+	uid, err := strconv.ParseUint(string(b), 10, 32)
+	return uint32(uid), ok && ended && err == nil
+}
+
 // names returns the process's two names, "" for what it has not.
 func (p procfs) names(pid int) (comm, name string) {
 	var room [255]byte

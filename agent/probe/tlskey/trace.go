@@ -16,6 +16,7 @@ import (
 
 	"droidtap/agent/boottime"
 	"droidtap/agent/plan"
+	"droidtap/agent/process"
 	"droidtap/agent/tlslib"
 	"droidtap/agent/uprobe"
 )
@@ -258,11 +259,9 @@ func uidOf(tid uint32) uint32 {
 	if err != nil {
 		return unknownUID
 	}
-	_, rest, _ := strings.Cut(string(status), "\nUid:\t")
-	number, _, _ := strings.Cut(rest, "\t")
-	uid, err := strconv.ParseUint(number, 10, 32)
-	if err != nil {
+	uid, ok := process.ParseUID(status)
+	if !ok {
 		return unknownUID
 	}
-	return uint32(uid)
+	return uid
 }
