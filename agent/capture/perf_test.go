@@ -6,7 +6,6 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
-	"fmt"
 	"log/slog"
 	"os"
 	"runtime"
@@ -21,6 +20,7 @@ import (
 
 	"droidtap/agent/perf"
 	"droidtap/agent/plugin"
+	"droidtap/scripts/nettest"
 )
 
 // uevent is how that of a processor begins.
@@ -346,18 +346,7 @@ func TestPerfEventsEnd(t *testing.T) {
 func TestPerfEventsLeak(t *testing.T) {
 	f := newPerfFixture(t, os.Getpagesize()/2)
 	m := f.array
-	held := func() string {
-		files, err := os.ReadDir("/proc/self/fd")
-		if err != nil {
-			t.Fatal(err)
-		}
-		maps, err := os.ReadFile("/proc/self/maps")
-		if err != nil {
-			t.Fatal(err)
-		}
-		return fmt.Sprintf("%d descriptors, %d rings mapped", len(files), bytes.Count(maps, []byte("anon_inode:[perf_event]")))
-	}
-	before := held()
+	before := nettest.HeldByPerf(t)
 	for range 20 {
 		uevents, err := perf.OpenUevents()
 		if err != nil {
@@ -381,7 +370,7 @@ func TestPerfEventsLeak(t *testing.T) {
 	if _, err := openPerfEvents(m, 1<<50, 1, -1, slog.New(slog.DiscardHandler)); !errors.Is(err, unix.ENOMEM) {
 		t.Errorf("rings larger than memory: %v, want ENOMEM", err)
 	}
-	if after := held(); after != before {
+	if after := nettest.HeldByPerf(t); after != before {
 		t.Errorf("%s, %s before", after, before)
 	}
 }

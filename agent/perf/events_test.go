@@ -14,6 +14,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"droidtap/scripts/nettest"
 )
 
 const patience = 20 * time.Second
@@ -169,18 +171,7 @@ func TestEventsEnd(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root to watch all processes")
 	}
-	held := func() string {
-		files, err := os.ReadDir("/proc/self/fd")
-		if err != nil {
-			t.Fatal(err)
-		}
-		maps, err := os.ReadFile("/proc/self/maps")
-		if err != nil {
-			t.Fatal(err)
-		}
-		return fmt.Sprintf("%d descriptors, %d rings mapped", len(files), bytes.Count(maps, []byte("anon_inode:[perf_event]")))
-	}
-	before := held()
+	before := nettest.HeldByPerf(t)
 	for range 10 {
 		e, err := OpenAll(attr(), os.Getpagesize(), slog.New(slog.DiscardHandler))
 		if err != nil {
@@ -213,7 +204,7 @@ func TestEventsEnd(t *testing.T) {
 	if _, err := OpenAll(attr(), 1<<50, slog.New(slog.DiscardHandler)); !errors.Is(err, unix.ENOMEM) {
 		t.Errorf("rings larger than memory: %v, want ENOMEM", err)
 	}
-	if after := held(); after != before {
+	if after := nettest.HeldByPerf(t); after != before {
 		t.Errorf("%s, %s before", after, before)
 	}
 }

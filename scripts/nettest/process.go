@@ -4,6 +4,8 @@ package nettest
 
 import (
 	"bufio"
+	"bytes"
+	"fmt"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -142,4 +144,18 @@ func (p *Process) Stop(t testing.TB, s os.Signal) {
 	if code := p.Wait(t); code != 0 {
 		t.Fatalf("%s: code %d\n%s", p.cmd, code, p.Stderr())
 	}
+}
+
+// HeldByPerf says how many descriptors this process has, and how many rings of perf events it has mapped.
+func HeldByPerf(t testing.TB) string {
+	t.Helper()
+	files, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	maps, err := os.ReadFile("/proc/self/maps")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return fmt.Sprintf("%d descriptors, %d rings mapped", len(files), bytes.Count(maps, []byte("anon_inode:[perf_event]")))
 }

@@ -169,21 +169,27 @@ func TestProgramTellsASecret(t *testing.T) {
 }
 
 func TestProgramTellsWhatItCouldNotRead(t *testing.T) {
+	r := openRing(t)
+	tellsWhatItCouldNotRead(t, r, r.next)
+}
+
+// tellsWhatItCouldNotRead calls a probed function with pointers to nothing.
+func tellsWhatItCouldNotRead(t *testing.T, p prober, next func(*testing.T) secret) {
+	t.Helper()
 	hole, err := unix.Mmap(-1, 0, os.Getpagesize(), unix.PROT_NONE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer unix.Munmap(hole)
+	t.Cleanup(func() { _ = unix.Munmap(hole) })
 	bad := &hole[0]
 	label, value, tooLong := []byte("LABEL\x00"), []byte{1, 2, 3, 4}, bytes.Repeat([]byte{'x'}, 100)
 	known, _ := known(1) // what is allocated, and not yet written to, need not be in memory
-	r := openRing(t)
 	f, fn := target(t, false)
-	p, err := r.probe(f, 0, fn, 0)
+	probed, err := p.probe(f, 0, fn, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer p.Close()
+	t.Cleanup(func() { _ = probed.Close() })
 	for _, c := range []struct {
 		rule   string
 		base   *base
@@ -197,17 +203,22 @@ func TestProgramTellsWhatItCouldNotRead(t *testing.T) {
 		{"all is there", known.base, &label[0], &value[0], 4, 0, 4, "LABEL"},
 		{"an empty label", known.base, &label[5], &value[0], 4, noLabel, 4, ""},
 		{"no label", known.base, bad, &value[0], 4, noLabel, 4, ""},
-		{"a label that is too long", &base{}, &tooLong[0], &value[0], 4, 0, 4, strings.Repeat("x", 48)},
-		{"no base", (*base)(unsafe.Pointer(bad)), &label[0], &value[0], 4, noRandom, 4, "LABEL"},
+		{"a label that is too long", known.base, &tooLong[0], &value[0], 4, 0, 4, strings.Repeat("x", 48)},
+		{"nothing at the base", (*base)(unsafe.Pointer(bad)), &label[0], &value[0], 4, noRandom, 4, "LABEL"},
+		{"no base", nil, &label[0], &value[0], 4, noRandom, 4, "LABEL"},
 		{"no secret", known.base, &label[0], bad, 4, noSecret, 4, "LABEL"},
 		{"a secret that is too long", known.base, &label[0], &tooLong[0], 1 << 33, 0, 1<<32 - 1, "LABEL"},
 	} {
-		s := &session{base: c.base}
-		logSecret(s, c.label, c.secret, c.size, 0)
-		got := r.next(t)
+		logSecret(&session{base: c.base}, c.label, c.secret, c.size, 0)
+		got := next(t)
 		if got.Failed != c.failed || got.Size != c.is || got.Label != padded[[48]byte](c.want) {
 			t.Errorf("%s: failed %b, size %d, label %q", c.rule, got.Failed, got.Size, got.Label)
 		}
+	}
+	// The first pointer leads nowhere.
+	logSecret((*session)(unsafe.Pointer(bad)), &label[0], &value[0], 4, 0)
+	if got := next(t); got.Failed != noRandom || got.Random != [32]byte{} {
+		t.Errorf("behind no pointer: failed %b, random %x", got.Failed, got.Random)
 	}
 }
 

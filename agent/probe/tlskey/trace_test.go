@@ -112,51 +112,16 @@ func uprobes(t *testing.T, fs *tracefs) string {
 	return string(list)
 }
 
+// TestTraceTellsWhatItCouldNotRead: behind a pointer that leads nowhere, what lies where its words would be is of the record before.
 func TestTraceTellsWhatItCouldNotRead(t *testing.T) {
-	hole, err := unix.Mmap(-1, 0, os.Getpagesize(), unix.PROT_NONE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer unix.Munmap(hole)
-	bad := &hole[0]
-	label, value, tooLong := []byte("LABEL\x00"), []byte{1, 2, 3, 4}, bytes.Repeat([]byte{'x'}, 100)
 	tr := openTracesFor(t)
-	f, fn := target(t, false)
-	p, err := tr.probe(f, 0, fn, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer p.Close()
-	known, _ := known(1)
-	for _, c := range []struct {
-		rule   string
-		base   *base
-		label  *byte
-		secret *byte
-		size   uint64
-		failed uint8
-		is     uint32
-		want   string
-	}{
-		{"all is there", known.base, &label[0], &value[0], 4, 0, 4, "LABEL"},
-		{"an empty label", known.base, &label[5], &value[0], 4, noLabel, 4, ""},
-		{"no label", known.base, bad, &value[0], 4, noLabel, 4, ""},
-		{"a label that is too long", known.base, &tooLong[0], &value[0], 4, 0, 4, strings.Repeat("x", 48)},
-		{"nothing at the base", (*base)(unsafe.Pointer(bad)), &label[0], &value[0], 4, noRandom, 4, "LABEL"},
-		{"no base", nil, &label[0], &value[0], 4, noRandom, 4, "LABEL"},
-		{"no secret", known.base, &label[0], bad, 4, noSecret, 4, "LABEL"},
-		{"a secret that is too long", known.base, &label[0], &tooLong[0], 1 << 33, 0, 1<<32 - 1, "LABEL"},
-	} {
-		logSecret(&session{base: c.base}, c.label, c.secret, c.size, 0)
-		got := nextOf(t, tr)
-		if got.Failed != c.failed || got.Size != c.is || got.Label != padded[[48]byte](c.want) {
-			t.Errorf("%s: failed %b, size %d, label %q", c.rule, got.Failed, got.Size, got.Label)
-		}
-	}
-	// The first pointer leads nowhere: what lies where its words would be is of the record before.
-	logSecret((*session)(unsafe.Pointer(bad)), &label[0], &value[0], 4, 0)
-	if got := nextOf(t, tr); got.Failed != noRandom || got.Random != [32]byte{} || got.Base != 0 {
-		t.Errorf("behind no pointer: failed %b, random %x of %#x", got.Failed, got.Random, got.Base)
+	var last secret
+	tellsWhatItCouldNotRead(t, tr, func(t *testing.T) secret {
+		last = nextOf(t, tr)
+		return last
+	})
+	if last.Base != 0 {
+		t.Errorf("behind no pointer: base %#x", last.Base)
 	}
 }
 
