@@ -141,10 +141,7 @@ func Run(ctx context.Context, abort <-chan struct{}, cfg Config) (sum Summary, e
 	for _, choice := range p.Choices {
 		c.Log.Info("plan: " + choice.String())
 	}
-	target := plugin.Target{Plan: p, Types: types, Log: c.Log, Buffer: cfg.Buffer, Wakeup: cfg.Buffer / 4, Emit: c.emit, Fail: c.fail}
-	if cfg.Unbuffered {
-		target.Wakeup = 0
-	}
+	target := plugin.Target{Plan: p, Types: types, Log: c.Log, Buffer: cfg.Buffer, Wakeup: cfg.Buffer / 4, Each: cfg.Unbuffered, Emit: c.emit, Fail: c.fail}
 	defer func() { err = errors.Join(err, c.unload()) }()
 	if err := c.load(target, k); err != nil {
 		return sum, err
@@ -271,14 +268,8 @@ func (c *capture) loadProbe(p Probe, t plugin.Target) error {
 	r := &running{Probe: p, coll: coll, variant: variant}
 	if m := coll.Maps[events]; m != nil {
 		s := streamOf(p.Source)
-		wait := latency
-		if s.settle != nil {
-			wait = brief
-		}
-		if _, ok := p.Source.(plugin.Follower); ok {
-			wait = prompt
-		}
-		if s.ring, err = openRing(m, c.Buffer, t.Wakeup, wait, c.Log); err != nil {
+		o := ringOptions{buffer: c.Buffer, wakeup: t.Wakeup, each: t.Each, most: c.most(p, m)}
+		if s.ring, err = openRing(m, o, c.Log); err != nil {
 			coll.Close()
 			return err
 		}
@@ -286,6 +277,21 @@ func (c *capture) loadProbe(p Probe, t plugin.Target) error {
 	}
 	c.running = append(c.running, r)
 	return nil
+}
+
+// most returns for how long a record of a probe may wait in its ring.
+func (c *capture) most(p Probe, ring *ebpf.Map) time.Duration {
+	follows := func(p Probe) bool { _, ok := p.Source.(plugin.Follower); return ok }
+	_, settles := p.Source.(plugin.Settler)
+	switch {
+	case follows(p):
+		return prompt
+	case slices.ContainsFunc(c.Probes, follows): // it is to see packets soon
+		return brief
+	case settles && ring.Type() != ebpf.RingBuf: // the programs cannot wake us for what has to be asked for
+		return brief
+	}
+	return longest
 }
 
 // unload frees what load loaded, in reverse order.
@@ -306,7 +312,7 @@ func (c *capture) attach(t plugin.Target) error {
 		t.Variant = r.variant
 		t.Load = func(p plugin.Preparer) (map[string]*ebpf.Program, error) { return c.more(r, p, t) }
 		t.Stream = func(s plugin.Stream) {
-			c.stream(r, &stream{ring: &foreign{Ring: s.Ring}, decode: s.Decode, settle: s.Settle})
+			c.stream(r, &stream{ring: &foreign{Ring: s.Ring}, decode: s.Decode, settler: s.Settler})
 		}
 		var err error
 		if r.attached, err = r.Source.Attach(r.coll, t); err != nil {

@@ -123,19 +123,20 @@ func (h *hold) arm(now time.Time, after func(time.Duration) <-chan time.Time) {
 	}
 }
 
-// inMemory is about how many bytes a batch needs. An arena that small batches share is counted by what they have of it.
+// inMemory is about how many bytes a batch needs.
 func (b *batch) inMemory() int { return b.bytes + besideRecord*(1+len(b.blocks)) }
 
 // take has the followers see a batch and keeps it, or writes it where there are none.
 func (w *writer) take(b *batch) {
 	if w.hold == nil {
 		w.writeAll(b.blocks)
-		w.recycle(b)
+		w.pool.recycle(b)
 		return
 	}
 	byTime(b.blocks) // several processors write to a ring, and one of them may be interrupted
 	w.hold.follow(b.blocks)
-	w.hold.keep(b, w.now())
+	w.hold.keep(b.keep(), w.now())
+	w.pool.recycle(b)
 	w.writeDue()
 }
 
@@ -150,7 +151,6 @@ func (w *writer) writeDue() {
 	now := w.now()
 	for b := h.next(now); b != nil; b = h.next(now) {
 		w.writeAll(b.blocks)
-		w.recycle(b)
 		now = w.now() // the output may have taken its time
 	}
 	h.arm(now, w.after)
@@ -170,9 +170,7 @@ func (w *writer) catchUp() {
 // writeKept writes all that waits.
 func (w *writer) writeKept() {
 	for w.hold.waits() {
-		b := w.hold.pop()
-		w.writeAll(b.blocks)
-		w.recycle(b)
+		w.writeAll(w.hold.pop().blocks)
 	}
 }
 

@@ -71,7 +71,7 @@ func Loads(probe string, v plan.Variant, p plan.Plan) error {
 	if coll.Maps[events] == nil {
 		return nil
 	}
-	r, err := openRing(coll.Maps[events], buffer, buffer/4, latency, slog.New(slog.DiscardHandler))
+	r, err := openRing(coll.Maps[events], ringOptions{buffer: buffer, wakeup: buffer / 4, most: latency}, slog.New(slog.DiscardHandler))
 	if err != nil {
 		return err
 	}

@@ -19,46 +19,30 @@ import (
 )
 
 const (
-	// latency is how long a record may wait in a ring that is not filling up, and brief where what it is about has to be
-	// asked for while it is there.
+	// A record waits in a ring that is not filling up for latency at first, and the longer the longer records keep coming: up to
+	// longest, which is what a second takes until it is on the disk. It waits brief where what it is about has to be asked for while it is there.
 	latency = 100 * time.Millisecond
+	longest = 900 * time.Millisecond
 	brief   = 20 * time.Millisecond
 	// prompt is where packets wait for what becomes of a record. A wake-up costs whoever makes the record more than all the
 	// rest, and some are made at once.
 	prompt = 2 * time.Millisecond
 	// seldom is latency's place where nothing came for long, and the kernel cannot tell that something comes.
 	seldom = 2500 * time.Millisecond
-	// arenaSize is how many bytes of records make a batch; a larger record has its own memory.
-	arenaSize = 256 << 10
-	// fullSize is how many of them are enough.
-	fullSize = arenaSize - arenaSize/4
 	// minPerCPU holds a few of the largest perf records, in bytes.
 	minPerCPU = 256 << 10
 )
 
-// batch is some blocks on their way from a reader to the writer. Their bytes
-// belong to whoever holds the batch, and most of them lie in arena.
-type batch struct {
-	blocks  []pcapng.Block
-	arena   []byte // nil: no batch of a reader's, or the arena is that of a later one
-	used    int    // bytes of arena
-	bytes   int    // of all records
-	settled int    // of blocks
-}
-
-func newBatch() *batch { return &batch{arena: make([]byte, arenaSize)} }
-
-func (b *batch) reset() *batch {
-	clear(b.blocks)
-	b.blocks, b.used, b.bytes, b.settled = b.blocks[:0], 0, 0, 0
-	return b
-}
-
 // ring is the kernel's end of a stream of records.
 type ring interface {
-	// next returns the next record, in buf if it fits. When none is there it returns errEmpty, once; called again it
-	// waits. After flush, when nothing is left, the error is one of which flushed is true.
+	// next returns the next record. When none is there it returns errEmpty, once; called again it waits. After flush, when nothing
+	// is left, the error is one of which flushed is true.
 	next(buf []byte) ([]byte, error)
+	// lends tells whether next returns records where they lie in the ring. Else they are copied, to buf if they fit.
+	lends() bool
+	// lend returns who is to be told when the records that next returned since the last call are not needed any more, and the
+	// number of this loan. It is called only if lends.
+	lend() (lender, uint64)
 	flush() error
 	// ordered tells whether records come in the order of their time.
 	ordered() bool
@@ -71,27 +55,38 @@ var errEmpty = errors.New("the ring is empty")
 // flushed tells whether a ring has ended by flush.
 func flushed(err error) bool { return errors.Is(err, plugin.ErrFlushed) }
 
-// openRing opens the ring that m is, in which a record is to wait no longer than latency. buffer is in bytes, for all processors, and
-// wakeup is how many of them may wait before the reader is woken.
-func openRing(m *ebpf.Map, buffer, wakeup int, latency time.Duration, log *slog.Logger) (ring, error) {
+// ringOptions say how a ring is read.
+type ringOptions struct {
+	buffer int           // bytes, for all processors
+	wakeup int           // how many of them may wait before the reader is woken
+	each   bool          // it is woken for each record
+	most   time.Duration // for which a record waits where others keep coming
+}
+
+// openRing opens the ring that m is.
+func openRing(m *ebpf.Map, o ringOptions, log *slog.Logger) (ring, error) {
 	if m.Type() == ebpf.RingBuf {
-		return openRingBuffer(m, wakeup, latency)
+		return openRingBuffer(m, o)
 	}
 	cpus, err := ebpf.PossibleCPU()
 	if err != nil {
 		return nil, fmt.Errorf("count the processors: %w", err)
 	}
-	perCPU := max(buffer/cpus, minPerCPU)
+	perCPU := max(o.buffer/cpus, minPerCPU)
 	// Before the events: a processor that comes online in between is not missed.
 	uevents, err := perf.OpenUevents()
 	if err != nil {
 		log.Warn("packets will be dropped on processors that come online", "because", err)
 	}
-	p, err := openPerfEvents(m, perCPU, max(1, min(wakeup/cpus, perCPU/4)), uevents, log)
+	watermark := 1
+	if !o.each {
+		watermark = max(1, min(o.wakeup/cpus, perCPU/4))
+	}
+	p, err := openPerfEvents(m, perCPU, watermark, uevents, log)
 	if err != nil {
 		return nil, err
 	}
-	return newPerfBuffer(p, latency, time.Now), nil
+	return newPerfBuffer(p, min(o.most, latency), time.Now), nil
 }
 
 // perfBuffer looks into the buffers at times: the kernel wakes for a number of bytes, which is set when they are opened,
@@ -137,8 +132,10 @@ func (p *perfBuffer) next(buf []byte) ([]byte, error) {
 		return raw, nil
 	}
 }
-func (p *perfBuffer) flush() error  { return p.Flush() }
-func (p *perfBuffer) ordered() bool { return false }
+func (p *perfBuffer) lends() bool            { return false }
+func (p *perfBuffer) lend() (lender, uint64) { return nil, 0 }
+func (p *perfBuffer) flush() error           { return p.Flush() }
+func (p *perfBuffer) ordered() bool          { return false }
 
 // foreign is a ring that a source brought. It wakes by itself when it has records.
 type foreign struct {
@@ -158,8 +155,10 @@ func (f *foreign) next(buf []byte) ([]byte, error) {
 	}
 	return raw, err
 }
-func (f *foreign) flush() error  { return f.Flush() }
-func (f *foreign) ordered() bool { return true }
+func (f *foreign) lends() bool            { return false }
+func (f *foreign) lend() (lender, uint64) { return nil, 0 }
+func (f *foreign) flush() error           { return f.Flush() }
+func (f *foreign) ordered() bool          { return true }
 
 // byTime sorts packets that came from the rings of several processors. Blocks of
 // other kinds keep their place.
@@ -185,36 +184,30 @@ func (t tally) plus(u tally) tally {
 	return tally{t.records + u.records, t.bad + u.bad, cmp.Or(t.why, u.why)}
 }
 
-// read hands the records of a ring to send, in batches, until the ring has been
-// flushed and is empty. empty gives batches back, in the order in which they were sent. Where batches wait, small ones share
-// an arena, which belongs to the last of them.
-func read(r ring, decode func([]byte) (pcapng.Block, error), empty <-chan *batch, send func(*batch), wait bool) (t tally, err error) {
-	b := newBatch()
+// read hands the records of a stream to send, in batches, until its ring has been flushed and is empty.
+func read(s *stream, batches pool, send func(*batch)) (t tally, err error) {
+	b := batches.get(!s.lends())
 	deliver := func() {
-		if len(b.blocks) == 0 {
-			return
+		if s.lends() {
+			b.ring, b.loan = s.lend()
 		}
-		if !r.ordered() {
+		if !s.ordered() {
 			byTime(b.blocks)
 		}
-		if wait && b.used <= fullSize {
-			send(&batch{blocks: b.blocks, bytes: b.bytes})
-			b.blocks, b.bytes = nil, 0
+		if len(b.blocks) == 0 {
+			b.release()
+			b.reset()
 			return
 		}
 		send(b)
-		select {
-		case used := <-empty:
-			b = used.reset()
-		default:
-			b = newBatch()
-		}
+		b = batches.get(!s.lends())
 	}
-	for {
-		raw, err := r.next(b.arena[b.used:b.used])
+	for looked := false; ; {
+		raw, err := s.next(b.arena[b.used:b.used])
 		switch {
 		case err == errEmpty:
 			deliver()
+			looked = false
 			continue
 		case flushed(err):
 			deliver()
@@ -223,23 +216,25 @@ func read(r ring, decode func([]byte) (pcapng.Block, error), empty <-chan *batch
 			deliver()
 			return t, fmt.Errorf("read records: %w", err)
 		}
+		if !looked {
+			looked = true
+			if s.look != nil {
+				s.look()
+			}
+		}
 		t.records++
-		block, err := decode(raw)
+		b.bytes += len(raw)
+		block, err := s.decode(raw[:len(raw):len(raw)], b.fresh())
 		if err != nil {
 			if t.bad++; t.bad == 1 {
 				t.why = err
 			}
-			continue
+		} else if block != nil { // else the bytes are the next record's
+			b.add(block, raw)
 		}
-		if block == nil {
-			continue // its bytes are the next record's
-		}
-		b.blocks = append(b.blocks, block)
-		if len(raw) <= len(b.arena)-b.used {
-			b.used += len(raw)
-		}
-		if b.bytes += len(raw); b.bytes > fullSize || b.used > fullSize {
+		if b.full() {
 			deliver()
+			looked = false
 		}
 	}
 }

@@ -37,40 +37,44 @@ func (r *busyRing) next(buf []byte) ([]byte, error) {
 	binary.LittleEndian.PutUint64(raw, uint64(r.left))
 	return raw, nil
 }
-func (r *busyRing) flush() error  { return nil }
-func (r *busyRing) ordered() bool { return r.inOrder }
-func (r *busyRing) Close() error  { return nil }
+func (r *busyRing) lends() bool            { return false }
+func (r *busyRing) lend() (lender, uint64) { return nil, 0 }
+func (r *busyRing) flush() error           { return nil }
+func (r *busyRing) ordered() bool          { return r.inOrder }
+func (r *busyRing) Close() error           { return nil }
 
 // numbered decodes the records of busyRing; those of odd number are bad.
 type numbered struct{ bad bool }
 
 func (numbered) Prepare(*ebpf.CollectionSpec, plugin.Target) error         { return nil }
 func (numbered) Attach(*ebpf.Collection, plugin.Target) (io.Closer, error) { return nil, nil }
-func (n numbered) Decode(raw []byte) (pcapng.Block, error) {
+func (n numbered) Decode(raw []byte, p *pcapng.Packet) (pcapng.Block, error) {
 	number := binary.LittleEndian.Uint64(raw)
 	if n.bad && number%2 == 1 {
 		return nil, errors.New("odd")
 	}
-	return &pcapng.Packet{Time: int64(number), Data: raw}, nil
+	*p = pcapng.Packet{Time: int64(number), Data: raw}
+	return p, nil
 }
+
+func numberedStream(r ring) *stream { return &stream{ring: r, decode: numbered{}.Decode} }
 
 // A ring that is never idle must not make one endless batch, whatever the size of
 // its records and whatever batches come back.
 func TestBatchesAreBounded(t *testing.T) {
 	for _, size := range []int{40, 1500, arenaSize - 1, arenaSize + 1} {
 		const records = 3000
-		back := make(chan *batch, 4)
+		batches := newPool()
 		got := 0
 		send := func(b *batch) {
 			got += len(b.blocks)
-			if b.bytes > 2*arenaSize {
-				t.Fatalf("size %d: a batch of %d bytes", size, b.bytes)
+			if b.bytes > 2*arenaSize || len(b.blocks) > slabSize {
+				t.Fatalf("size %d: a batch of %d blocks and %d bytes", size, len(b.blocks), b.bytes)
 			}
-			w := writer{empty: back}
-			w.recycle(&batch{blocks: b.blocks[:1]}) // such as emit sends
-			w.recycle(b)
+			batches.recycle(&batch{blocks: b.blocks[:1]}) // such as emit sends
+			batches.recycle(b)
 		}
-		tally, err := read(&busyRing{records, size, true}, numbered{}.Decode, back, send, false)
+		tally, err := read(numberedStream(&busyRing{records, size, true}), batches, send)
 		if err != nil || got != records || tally.records != records || tally.bad != 0 {
 			t.Errorf("size %d: %d of %d records, tally %+v, %v", size, got, records, tally, err)
 		}
@@ -79,7 +83,8 @@ func TestBatchesAreBounded(t *testing.T) {
 
 func TestBadRecordsAreCounted(t *testing.T) {
 	got := 0
-	tally, err := read(&busyRing{100, 64, true}, numbered{bad: true}.Decode, nil, func(b *batch) { got += len(b.blocks) }, false)
+	s := &stream{ring: &busyRing{100, 64, true}, decode: numbered{bad: true}.Decode}
+	tally, err := read(s, newPool(), func(b *batch) { got += len(b.blocks) })
 	if err != nil || got != 50 || tally.records != 100 || tally.bad != 50 || tally.why == nil {
 		t.Errorf("%d blocks, tally %+v, %v", got, tally, err)
 	}
@@ -88,7 +93,7 @@ func TestBadRecordsAreCounted(t *testing.T) {
 // The rings of several processors are read one after the other.
 func TestPacketsAreSorted(t *testing.T) {
 	last := int64(-1)
-	_, err := read(&busyRing{500, 64, false}, numbered{}.Decode, nil, func(b *batch) {
+	_, err := read(numberedStream(&busyRing{500, 64, false}), newPool(), func(b *batch) {
 		for _, block := range b.blocks {
 			if p := block.(*pcapng.Packet); p.Time < last {
 				t.Fatalf("time %d behind %d", p.Time, last)
@@ -96,7 +101,7 @@ func TestPacketsAreSorted(t *testing.T) {
 				last = p.Time
 			}
 		}
-	}, false)
+	})
 	if err != nil {
 		t.Error(err)
 	}
@@ -136,9 +141,9 @@ func (r *askedRing) Close() error { return nil }
 // A ring that wakes by itself is asked for all that is there, and then to wait as long as it takes, with nothing held back.
 func TestIdleReaderWaits(t *testing.T) {
 	r := &askedRing{left: 2}
-	_, err := read(&foreign{Ring: r}, numbered{}.Decode, nil, func(b *batch) {
+	_, err := read(numberedStream(&foreign{Ring: r}), newPool(), func(b *batch) {
 		r.asked = append(r.asked, fmt.Sprintf("%d handed on", len(b.blocks)))
-	}, false)
+	})
 	round := []string{"wait without an end", "look", "look", "2 handed on"}
 	want := slices.Concat([]string{"look"}, round, round, []string{"wait without an end"})
 	if diff := cmp.Diff(want, r.asked); diff != "" || err != nil {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -30,31 +31,51 @@ const (
 const lag = headSize
 
 // ringBuffer reads a BPF_MAP_TYPE_RINGBUF. cilium/ebpf's reader is told of every record that is there when it asks, so
-// it cannot wait for many; and it cannot tell the kernel that it sleeps.
+// it cannot wait for many; it cannot tell the kernel that it sleeps; and it copies each record.
 //
 // The programs submit with the kernel's own rule: a record wakes us if we have read all before it (kernel/bpf/ringbuf.c,
 // bpf_ringbuf_commit). They force it from wakeup bytes on. So while nothing comes we wait without an end, and the first
-// record ends that; while records come we look every latency, or when wakeup bytes wait. No record is missed: the kernel
+// record ends that; while records come we look at times, or when wakeup bytes wait. No record is missed: the kernel
 // makes it visible before it looks how far we are, and we say how far we are before we look for it.
+//
+// Records stay where they are until they were written. The kernel is told of many at a time: it looks at our position for
+// each record, on another processor.
 type ringBuffer struct {
-	file    *os.File // the map
-	conn    syscall.RawConn
-	wakeup  uint64 // bytes; 0: each record is wanted at once
-	latency time.Duration
-	now     func() time.Time
-	flushed atomic.Bool
+	file     *os.File // the map
+	conn     syscall.RawConn
+	wakeup   uint64        // bytes
+	each     bool          // record is wanted at once: then they are copied, and the kernel knows how far we are when we wait
+	most     time.Duration // for which a record waits
+	now      func() time.Time
+	flushed  atomic.Bool
+	consumer []byte // a page that begins with our position
+	producer []byte // a page that begins with the kernel's, and the ring twice, so that no record is in two pieces
 
-	mu       sync.Mutex // of what follows; Close waits for it before it unmaps
-	consumer []byte     // a page that begins with our position
-	producer []byte     // a page that begins with the kernel's, and the ring twice, so that no record is in two pieces
-	pos      uint64     // of the next record
-	recent   bool       // a record came since the last wait
-	told     bool       // errEmpty was returned since the last record
+	// Of the goroutine that calls next.
+	pos    uint64        // of the next record
+	ahead  uint64        // the kernel's, when we last looked
+	reads  bool          // it is a user
+	recent bool          // a record came since the last wait
+	told   bool          // errEmpty was returned since the last record
+	came   time.Time     // the last record that recent was about
+	pause  time.Duration // the last wait; 0: that had no end
+
+	mu     sync.Mutex // of what follows
+	loans  []loan     // the oldest first
+	before uint64     // how many there were
+	users  int        // the batches with records that lie here, and a goroutine in next: the memory is given back behind the last one
+	closed bool
 }
 
-// openRingBuffer opens a ring buffer, which may have no other reader. wakeup and latency are as in openRing.
-func openRingBuffer(m *ebpf.Map, wakeup int, latency time.Duration) (_ *ringBuffer, err error) {
-	r := &ringBuffer{wakeup: uint64(wakeup), latency: latency, now: time.Now}
+// loan is records up to a position that are needed, or were.
+type loan struct {
+	end  uint64
+	over bool
+}
+
+// openRingBuffer opens a ring buffer, which may have no other reader.
+func openRingBuffer(m *ebpf.Map, o ringOptions) (_ *ringBuffer, err error) {
+	r := &ringBuffer{wakeup: uint64(o.wakeup), each: o.each, most: o.most, now: time.Now}
 	defer func() {
 		if err != nil {
 			err = errors.Join(fmt.Errorf("open the ring buffer: %w", err), r.release())
@@ -84,6 +105,7 @@ func openRingBuffer(m *ebpf.Map, wakeup int, latency time.Duration) (_ *ringBuff
 		return nil, fmt.Errorf("map its %d bytes: %w", size, err)
 	}
 	r.pos = atomic.LoadUint64(position(r.consumer))
+	r.ahead = r.pos
 	return r, nil
 }
 
@@ -91,16 +113,19 @@ func openRingBuffer(m *ebpf.Map, wakeup int, latency time.Duration) (_ *ringBuff
 func position(page []byte) *uint64 { return (*uint64)(unsafe.Pointer(&page[0])) }
 
 func (r *ringBuffer) next(buf []byte) ([]byte, error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	for r.producer != nil {
+	for r.enter() {
 		// Before the look: what came before flush is not left behind.
 		flushed := r.flushed.Load()
-		if raw := r.take(buf); raw != nil {
+		if raw := r.take(); raw != nil {
 			r.told, r.recent = false, true
+			if r.each {
+				raw = append(buf[:0], raw...)
+				r.consumed(r.pos - lag)
+			}
 			return raw, nil
 		}
 		if flushed {
+			r.leave()
 			return nil, plugin.ErrFlushed
 		}
 		if !r.told {
@@ -108,45 +133,104 @@ func (r *ringBuffer) next(buf []byte) ([]byte, error) {
 			return nil, errEmpty
 		}
 		if err := r.wait(); err != nil {
+			r.leave()
 			return nil, err
 		}
 	}
 	return nil, os.ErrClosed
 }
 
-// take returns the next record, in buf if it fits, or nil if there is none.
-func (r *ringBuffer) take(buf []byte) []byte {
+// enter makes the goroutine that calls next a user, and returns false behind Close.
+func (r *ringBuffer) enter() bool {
+	if r.reads {
+		return true
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.closed {
+		return false
+	}
+	r.reads = true
+	r.users++
+	return true
+}
+
+// leave is for when next is not called again, or finds the ring closed.
+func (r *ringBuffer) leave() {
+	r.reads = false
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.quit()
+}
+
+// take returns the next record where it lies, or nil if there is none.
+func (r *ringBuffer) take() []byte {
+	if r.pos == r.ahead {
+		if r.ahead = atomic.LoadUint64(position(r.producer)); r.pos == r.ahead {
+			return nil
+		}
+	}
 	data := r.producer[os.Getpagesize():]
 	mask := uint64(len(data)/2 - 1)
-	for r.pos != atomic.LoadUint64(position(r.producer)) {
+	for r.pos != r.ahead {
 		at := r.pos & mask
 		head := atomic.LoadUint32((*uint32)(unsafe.Pointer(&data[at])))
 		for head&busy != 0 { // a program is writing it, and cannot be interrupted
 			head = atomic.LoadUint32((*uint32)(unsafe.Pointer(&data[at])))
 		}
-		size := int(head &^ discarded)
-		record := data[at+headSize:][:size]
+		size := uint64(head &^ discarded)
+		r.pos += headSize + (size+headSize-1)&^(headSize-1)
 		if head&discarded == 0 {
-			buf = append(buf[:0], record...)
-		}
-		r.pos += headSize + (uint64(size)+headSize-1)&^(headSize-1)
-		if r.wakeup == 0 {
-			atomic.StoreUint64(position(r.consumer), r.pos)
-		} else {
-			atomic.StoreUint64(position(r.consumer), r.pos-lag)
-		}
-		if head&discarded == 0 {
-			return buf
+			return data[at+headSize:][:size:size]
 		}
 	}
 	return nil
 }
 
+// consumed tells the kernel that it may write over what lies before a position.
+func (r *ringBuffer) consumed(end uint64) {
+	atomic.StoreUint64(position(r.consumer), end)
+}
+
+func (r *ringBuffer) lends() bool { return !r.each }
+
+func (r *ringBuffer) lend() (lender, uint64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.loans = append(r.loans, loan{end: r.pos})
+	r.users++
+	return r, r.before + uint64(len(r.loans)-1)
+}
+
+func (r *ringBuffer) free(loan uint64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.loans[loan-r.before].over = true
+	n := 0
+	for ; n < len(r.loans) && r.loans[n].over; n++ {
+		r.consumed(r.loans[n].end - lag)
+	}
+	r.loans = slices.Delete(r.loans, 0, n)
+	r.before += uint64(n)
+	r.quit()
+}
+
+// lent tells whether records are needed.
+func (r *ringBuffer) lent() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.loans) > 0
+}
+
 // wait waits until the ring is worth a look.
 func (r *ringBuffer) wait() error {
-	enough, until := r.patience()
-	if until.IsZero() {
-		atomic.StoreUint64(position(r.consumer), r.pos)
+	r.pause = r.patience()
+	enough, until := max(r.wakeup, lag+1)-lag, time.Time{} // the kernel counts the lag, too
+	if r.pause == 0 {
+		enough = 1
+		r.consumed(r.pos)
+	} else {
+		until = r.now().Add(r.pause)
 	}
 	if err := r.file.SetReadDeadline(until); err != nil {
 		return err
@@ -160,14 +244,31 @@ func (r *ringBuffer) wait() error {
 	return err
 }
 
-// patience returns for how many bytes to wait, and until when; the zero time: without an end.
-func (r *ringBuffer) patience() (enough uint64, until time.Time) {
-	if r.wakeup == 0 || !r.recent {
-		return 1, time.Time{}
+// patience returns for how long to wait; 0: until a record comes. While records come it grows, to spare wake-ups; those that come
+// one by one are better waited for.
+func (r *ringBuffer) patience() time.Duration {
+	least := min(latency, r.most)
+	if r.each {
+		return 0
+	}
+	if !r.recent {
+		if r.lent() { // the kernel is not to know how far we are
+			return max(r.pause, least)
+		}
+		return 0
 	}
 	r.recent = false
-	// The kernel counts the lag, too.
-	return max(r.wakeup, lag+1) - lag, r.now().Add(r.latency)
+	now := r.now()
+	gap := now.Sub(r.came)
+	r.came = now
+	switch {
+	case r.pause > 0:
+		return min(2*r.pause, r.most)
+	case gap >= r.most && r.most > least && !r.lent():
+		return 0
+	default:
+		return min(max(2*gap, least), r.most)
+	}
 }
 
 func (r *ringBuffer) flush() error {
@@ -177,12 +278,26 @@ func (r *ringBuffer) flush() error {
 
 func (r *ringBuffer) ordered() bool { return true }
 
-// Close ends a wait of next.
+// Close ends a wait of next. What was lent stays until it is freed. Another call does nothing.
 func (r *ringBuffer) Close() error {
-	err := r.file.Close()
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return errors.Join(err, r.unmap())
+	if r.closed {
+		return nil
+	}
+	r.closed = true
+	err := r.file.Close()
+	if r.users == 0 {
+		err = errors.Join(err, r.unmap())
+	}
+	return err
+}
+
+// quit is one user less. mu is held.
+func (r *ringBuffer) quit() {
+	if r.users--; r.users == 0 && r.closed {
+		_ = r.unmap() // of what was mapped it cannot fail
+	}
 }
 
 func (r *ringBuffer) unmap() error {

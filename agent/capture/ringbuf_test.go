@@ -5,8 +5,10 @@ package capture
 import (
 	"bytes"
 	"errors"
+	"math/rand"
 	"os"
 	"runtime"
+	"slices"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -48,7 +50,7 @@ func newKernelRing(t *testing.T, wakeup int) *kernelRing {
 		asm.LoadMapPtr(asm.R1, m.FD()), asm.Mov.Imm(asm.R2, 40), asm.Mov.Imm(asm.R3, 0), asm.FnRingbufReserve.Call(),
 		asm.JEq.Imm(asm.R0, 0, "out"),
 		asm.Mov.Reg(asm.R1, asm.R0), asm.Mov.Imm(asm.R2, 0), asm.FnRingbufDiscard.Call())
-	if k.ringBuffer, err = openRingBuffer(m, wakeup, latency); err != nil {
+	if k.ringBuffer, err = openRingBuffer(m, ringOptions{wakeup: wakeup, each: wakeup == 0, most: latency}); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = k.Close() }) // again, where the test has closed it
@@ -97,15 +99,26 @@ func (k *kernelRing) run(t *testing.T, p *ebpf.Program, packet []byte) {
 // packet is one whose bytes are n.
 func packet(n int) []byte { return bytes.Repeat([]byte{byte(n)}, 128) }
 
-// must returns the next record that is there.
+// must returns the next record that is there, and gives its place back.
 func (k *kernelRing) must(t *testing.T) []byte {
 	t.Helper()
 	raw, err := k.next(nil)
 	if err != nil {
 		t.Fatal(err)
 	}
+	raw = bytes.Clone(raw)
+	k.done()
 	return raw
 }
+
+// done gives back the place of the records that were read.
+func (k *kernelRing) done() {
+	if k.lends() {
+		k.free(second(k.lend()))
+	}
+}
+
+func second(_ lender, loan uint64) uint64 { return loan }
 
 func (k *kernelRing) empty(t *testing.T) {
 	t.Helper()
@@ -124,6 +137,10 @@ func (k *kernelRing) wait() <-chan result {
 	got := make(chan result, 1)
 	go func() {
 		raw, err := k.next(nil)
+		raw = bytes.Clone(raw)
+		if err == nil {
+			k.done()
+		}
 		got <- result{raw, err}
 	}()
 	return got
@@ -214,27 +231,105 @@ func TestRingLooks(t *testing.T) {
 	}
 }
 
+// TestRingPatience has a reader wait time and again. A step is ms since the one before, whether records came meanwhile, and for how
+// many ms the reader waits then; 0: until one comes.
 func TestRingPatience(t *testing.T) {
-	now := time.Unix(1, 0)
+	type step struct {
+		after int
+		came  bool
+		waits int
+	}
+	const come, none = true, false
 	for _, c := range []struct {
-		rule   string
-		wakeup uint64
-		recent bool
-		enough uint64
-		until  time.Time
+		rule string
+		ring *ringBuffer
+		want []step
 	}{
-		{"nothing came: until there is something", 1000, false, 1, time.Time{}},
-		{"something came: until the threshold or the next look", 1000, true, 1000 - lag, now.Add(latency)},
-		{"the least threshold", 1, true, 1, now.Add(latency)},
-		{"each at once", 0, true, 1, time.Time{}},
+		{"one record now and then wakes", &ringBuffer{most: longest},
+			[]step{{0, none, 0}, {0, come, 0}, {900, come, 0}, {5000, come, 0}}},
+		{"others soon behind it are waited for, for longer and longer", &ringBuffer{most: longest},
+			[]step{{0, come, 0}, {10, come, 100}, {100, come, 200}, {200, come, 400}, {400, come, 800}, {800, come, 900}, {900, come, 900}}},
+		{"until none come", &ringBuffer{most: longest},
+			[]step{{0, come, 0}, {10, come, 100}, {100, none, 0}, {5000, come, 0}}},
+		{"those that trickle are waited for from the start as long as two take", &ringBuffer{most: longest},
+			[]step{{0, come, 0}, {300, come, 600}, {600, come, 900}, {900, none, 0}, {600, come, 0}}},
+		{"what has to be soon is looked for again, however long nothing came", &ringBuffer{most: brief},
+			[]step{{0, come, 20}, {20, come, 20}, {20, none, 0}, {5000, come, 20}}},
+		{"each at once", &ringBuffer{most: longest, each: true},
+			[]step{{0, come, 0}, {10, come, 0}, {10, none, 0}}},
+		{"while records are needed the kernel is not to know how far we are", &ringBuffer{most: longest, loans: []loan{{}}},
+			[]step{{0, none, 100}, {100, come, 200}, {200, none, 200}, {5000, come, 400}}},
 	} {
-		r := &ringBuffer{wakeup: c.wakeup, latency: latency, recent: c.recent, now: func() time.Time { return now }}
-		if enough, until := r.patience(); enough != c.enough || !until.Equal(c.until) {
-			t.Errorf("%s: %d bytes until %v", c.rule, enough, until)
+		now := time.Unix(1000, 0)
+		c.ring.now = func() time.Time { return now }
+		for i, s := range c.want {
+			now = now.Add(time.Duration(s.after) * time.Millisecond)
+			c.ring.recent = s.came
+			if c.ring.pause = c.ring.patience(); c.ring.pause != time.Duration(s.waits)*time.Millisecond {
+				t.Errorf("%s: step %d: it waits for %v, want %d ms", c.rule, i, c.ring.pause, s.waits)
+			}
 		}
-		if again, until := r.patience(); again != 1 || !until.IsZero() {
-			t.Errorf("%s: then %d bytes until %v", c.rule, again, until)
+	}
+}
+
+// What was lent is not written over before it is freed, in whatever order that is, and Close leaves it where it is.
+func TestRingLends(t *testing.T) {
+	const size = 64
+	k := newKernelRing(t, 1<<20)
+	write := k.writer(t, size, byRule)
+	random := rand.New(rand.NewSource(1))
+	type lent struct {
+		records [][]byte
+		first   int
+		loan    uint64
+	}
+	var all []lent
+	check := func(l lent) {
+		for i, raw := range l.records {
+			if !bytes.Equal(raw, packet(l.first + i)[:size]) {
+				t.Fatalf("record %d has become %x", l.first+i, raw)
+			}
 		}
+	}
+	written, read := 0, 0
+	for range 5000 {
+		for range random.Intn(8) {
+			if int(k.pos)+(written-read+1)*(size+headSize) < int(atomic.LoadUint64(position(k.consumer)))+os.Getpagesize() {
+				write(packet(written))
+				written++
+			}
+		}
+		l := lent{first: read}
+		for range random.Intn(written - read + 1) {
+			raw, err := k.next(nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			l.records = append(l.records, raw)
+			read++
+		}
+		_, l.loan = k.lend()
+		all = append(all, l)
+		for len(all) > 3 {
+			i := random.Intn(len(all))
+			check(all[i])
+			k.free(all[i].loan)
+			all = slices.Delete(all, i, i+1)
+		}
+	}
+	if written < 5000 {
+		t.Errorf("%d records were written", written)
+	}
+	k.leave()
+	if err := k.Close(); err != nil {
+		t.Error(err)
+	}
+	for _, l := range all {
+		check(l)
+		k.free(l.loan)
+	}
+	if k.producer != nil {
+		t.Error("the memory is not given back")
 	}
 }
 
@@ -257,6 +352,7 @@ func TestRingGoesRound(t *testing.T) {
 				if want := packet(n + i)[:sizes[(n+i)%len(sizes)]]; err != nil || !bytes.Equal(raw, want) {
 					t.Fatalf("record %d: %v, %x, want %x", n+i, err, raw, want)
 				}
+				k.done()
 			}
 		}
 		k.empty(t)
@@ -280,6 +376,7 @@ func TestRingFull(t *testing.T) {
 			if err != nil || raw[0] != byte(n) {
 				t.Fatalf("round %d, record %d: %v, %x", round, n, err, raw)
 			}
+			k.done()
 		}
 		if want := (os.Getpagesize() - 1) / (128 + headSize); n != want {
 			t.Errorf("round %d: %d records, want %d", round, n, want)

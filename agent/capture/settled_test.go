@@ -46,11 +46,12 @@ func (s *settling) Counts(*ebpf.Collection) (plugin.Counts, error) {
 	s.say("counts")
 	return plugin.Counts{Received: 10, Refused: 4}, nil
 }
-func (s *settling) Decode(raw []byte) (pcapng.Block, error) {
-	b, err := s.numbered.Decode(raw)
-	b.(*pcapng.Packet).Interface = 1
+func (s *settling) Decode(raw []byte, p *pcapng.Packet) (pcapng.Block, error) {
+	b, err := s.numbered.Decode(raw, p)
+	p.Interface = 1
 	return b, err
 }
+func (s *settling) Known([]pcapng.Block) int { return 0 }
 func (s *settling) Settle(blocks []pcapng.Block, last bool) int {
 	if !last {
 		if s.say("not yet") {
@@ -116,7 +117,7 @@ func TestSettled(t *testing.T) {
 			s := streamOf(source)
 			s.ring = ring
 			if !tc.settler {
-				s.settle, ring.read = nil, stop
+				s.settler, ring.read = nil, stop
 			}
 			var file namedBuffer
 			c := &capture{

@@ -4,9 +4,11 @@ package capture
 
 import (
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"droidtap/agent/pcapng"
+	"droidtap/agent/plugin"
 )
 
 const (
@@ -16,33 +18,51 @@ const (
 	mostWaiting = 16 << 20
 )
 
-// settle is plugin.Settler's.
-type settle func(blocks []pcapng.Block, last bool) (done int)
-
 // stage has the blocks of a ring settled on their way from the reader to the writer. It keeps their order: what is behind
 // a block that waits, waits, too. The reader goes on meanwhile.
 type stage struct {
-	settle settle
-	send   func(*batch) // to the writer
-	abort  <-chan struct{}
-	after  func(time.Duration) <-chan time.Time
-	in     chan *batch
-	ended  chan struct{}
+	settler plugin.Settler
+	batches pool
+	send    func(*batch) // to the writer
+	abort   <-chan struct{}
+	after   func(time.Duration) <-chan time.Time
+	in      chan *batch
+	behind  atomic.Int64 // batches that were put and not sent: while there are any, the settler is the stage's goroutine's
+	ended   chan struct{}
 
 	queue []*batch
 	bytes int // of queue's records
 }
 
-func newStage(s settle, send func(*batch), abort <-chan struct{}) *stage {
-	return &stage{settle: s, send: send, abort: abort, after: time.After, in: make(chan *batch, 4), ended: make(chan struct{})}
+func newStage(s plugin.Settler, batches pool, send func(*batch), abort <-chan struct{}) *stage {
+	return &stage{settler: s, batches: batches, send: send, abort: abort, after: time.After, in: make(chan *batch, 4), ended: make(chan struct{})}
 }
 
-// put takes a batch; on an abort it may be lost.
+// put takes a batch; on an abort it may be lost. As a rule all is known, and it goes on at once. It is called from one goroutine only.
 func (s *stage) put(b *batch) {
+	if s.behind.Load() == 0 {
+		if b.settled = s.settler.Known(b.blocks); b.settled == len(b.blocks) {
+			s.pass(b)
+			return
+		}
+	}
+	s.behind.Add(1)
+	kept := b.keep()
+	s.batches.recycle(b)
 	select {
-	case s.in <- b:
+	case s.in <- kept:
 	case <-s.abort:
 	}
+}
+
+// pass sends a batch that is settled.
+func (s *stage) pass(b *batch) {
+	b.blocks = slices.DeleteFunc(b.blocks, func(b pcapng.Block) bool { return b == nil })
+	if len(b.blocks) == 0 {
+		s.batches.recycle(b)
+		return
+	}
+	s.send(b)
 }
 
 // end has all settled that is there, and waits for that. Nothing may be put any more.
@@ -90,15 +110,14 @@ func (s *stage) advance(last bool) {
 		s.queue[0] = nil
 		s.queue = s.queue[1:]
 		s.bytes -= b.bytes
-		b.blocks = slices.DeleteFunc(b.blocks, func(b pcapng.Block) bool { return b == nil })
-		// An empty one, too, by way of the writer: others may share its arena.
-		s.send(b)
+		s.pass(b)
+		s.behind.Add(-1)
 	}
 }
 
 // finish tells whether all blocks of a batch are settled.
 func (s *stage) finish(b *batch, last bool) bool {
 	left := b.blocks[b.settled:]
-	b.settled += min(max(0, s.settle(left, last)), len(left))
+	b.settled += min(max(0, s.settler.Settle(left, last)), len(left))
 	return last || b.settled == len(b.blocks)
 }

@@ -15,15 +15,20 @@ import (
 // stream is a ring of a source, and what makes blocks of its records.
 type stream struct {
 	ring
-	decode func([]byte) (pcapng.Block, error)
-	settle settle // nil: they are complete
+	decode  decode
+	look    func()         // before some are decoded that were found by one look; nil: nobody is to know
+	settler plugin.Settler // nil: they are complete
 }
+
+// decode is plugin.Source's.
+type decode func(raw []byte, p *pcapng.Packet) (pcapng.Block, error)
 
 // streamOf is the stream of a source's own ring, which is yet to be opened.
 func streamOf(s plugin.Source) *stream {
 	of := &stream{decode: s.Decode}
-	if settler, ok := s.(plugin.Settler); ok {
-		of.settle = settler.Settle
+	of.settler, _ = s.(plugin.Settler)
+	if l, ok := s.(plugin.Looker); ok {
+		of.look = l.Look
 	}
 	return of
 }
@@ -53,12 +58,12 @@ func (c *capture) stream(r *running, s *stream) {
 // read moves the records of one stream to the writer, by a stage where they have to be settled, and closes it at its end.
 func (c *capture) read(r *running, s *stream) {
 	send, end := c.send, func() {}
-	if s.settle != nil {
-		st := newStage(s.settle, c.send, c.abort)
+	if s.settler != nil {
+		st := newStage(s.settler, c.writer.pool, c.send, c.abort)
 		go st.run()
 		send, end = st.put, st.end
 	}
-	t, err := read(s.ring, s.decode, c.writer.empty, send, s.settle != nil || c.writer.hold != nil)
+	t, err := read(s, c.writer.pool, send)
 	end()
 	if err != nil {
 		err = fmt.Errorf("probe %s: %w", r.Name, err)

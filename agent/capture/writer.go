@@ -27,9 +27,9 @@ type writer struct {
 	out    *pcapng.Writer // set by run
 	syncer *syncer
 	in     chan *batch
-	empty  chan *batch // batches that readers may use again
-	most   uint64      // packets to write; 0: no limit
-	eager  bool        // flush after each batch
+	pool   pool
+	most   uint64 // packets to write; 0: no limit
+	eager  bool   // flush after each batch
 	// persist: a failure of the output pauses the writer, and does not end the capture.
 	persist bool
 	format  func(io.Writer, pcapng.Section) *pcapng.Writer
@@ -73,7 +73,7 @@ func newWriter(f *files, most uint64, eager bool) *writer {
 	return &writer{
 		files: f, most: most, eager: eager, format: pcapng.NewWriter, after: time.After, now: time.Now,
 		in:        make(chan *batch, 4),
-		empty:     make(chan *batch, 4),
+		pool:      newPool(),
 		more:      make(chan struct{}, 1),
 		asked:     make(chan func()),
 		ended:     make(chan struct{}),
@@ -114,10 +114,6 @@ func (w *writer) run(head pcapng.Section) error {
 		w.written.Store(w.out.Packets())
 		select {
 		case b, open := <-w.in:
-			if open && len(b.blocks) == 0 && !w.hold.waits() { // what waits may share its arena
-				w.recycle(b)
-				continue
-			}
 			w.writeAside()
 			if !open {
 				return w.finish()
@@ -229,15 +225,4 @@ func (w *writer) writeAll(blocks []pcapng.Block) {
 		}
 	}
 	w.unflushed = w.unflushed || len(blocks) > 0
-}
-
-// recycle gives a reader's batch back.
-func (w *writer) recycle(b *batch) {
-	if b.arena == nil {
-		return
-	}
-	select {
-	case w.empty <- b:
-	default:
-	}
 }

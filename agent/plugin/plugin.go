@@ -91,9 +91,10 @@ type Source interface {
 	// the source does in the background. The programs of coll are the source's from then on, which takes those that
 	// it wants to keep out of it; the maps stay.
 	Attach(coll *ebpf.Collection, t Target) (io.Closer, error)
-	// Decode makes a block of one record. It owns raw until the block has been
-	// written. A nil block is one that the source keeps to itself.
-	Decode(raw []byte) (pcapng.Block, error)
+	// Decode makes a block of one record: of one that is a packet p, which it fills in, raw's bytes included. raw must not be
+	// changed. Both are used again when p was written, and so is raw when the block is none or another. A nil block is
+	// one that the source keeps to itself.
+	Decode(raw []byte, p *pcapng.Packet) (pcapng.Block, error)
 }
 
 // Preparer makes programs ready for the kernel.
@@ -131,6 +132,9 @@ type Change interface {
 
 // Settler is what a Source may also be: what it has to tell of some blocks is known a little after they were decoded.
 type Settler interface {
+	// Known does what Settle does with the first of blocks, as far as nobody has to be asked, and returns how many these are. It is
+	// never called while others wait for Settle.
+	Known(blocks []pcapng.Block) (done int)
 	// Settle completes blocks in place, one after the other, and sets those to nil that are not to be written after all. It
 	// returns how many it has done with. For the others it is called again some milliseconds later, and at the end or where too
 	// many wait with last, upon which it has done with all. It is called from one goroutine only for each ring.
@@ -152,6 +156,10 @@ type Follower interface {
 
 // Typer is what a Source may also be: one that uses the kernel's types where they hold, and does without where they do not.
 type Typer interface{ WantsTypes() bool }
+
+// Looker is what a Source may also be: it is told when records were found, before Decode is called for some hundreds of them at
+// most.
+type Looker interface{ Look() }
 
 // Ender is what a Source may also be: it has something that Decode and Settle need to the end.
 type Ender interface {
@@ -204,9 +212,9 @@ type Stream struct {
 	Ring
 	// Decode is as in Source; it is called from one goroutine only, which is not
 	// that of other streams.
-	Decode func(raw []byte) (pcapng.Block, error)
-	// Settle is as in Settler. It may be nil.
-	Settle func(blocks []pcapng.Block, last bool) (done int)
+	Decode func(raw []byte, p *pcapng.Packet) (pcapng.Block, error)
+	// Settler may be nil.
+	Settler Settler
 }
 
 // Ring is records on their way from the kernel.
@@ -231,8 +239,9 @@ type Target struct {
 	Variant plan.Variant
 	Types   kernel.Types // for probes that need them
 	Log     *slog.Logger
-	Buffer  int // bytes for records in the kernel
-	Wakeup  int // bytes of them that may wait before the reader is woken
+	Buffer  int  // bytes for records in the kernel
+	Wakeup  int  // bytes of them that may wait before the reader is woken, a power of two
+	Each    bool // packet is wanted at once
 	// Attempt counts how often the kernel has refused the programs of this variant:
 	// Prepare is to make them smaller each time.
 	Attempt int

@@ -97,7 +97,7 @@ func wallClock() *clock {
 }
 
 // watch has the clocks measured from now on as soon as the wall clock was set or the phone has slept. Without it
-// that is noticed with the next packet. The caller closes what it returns.
+// that is noticed with the next look. The caller closes what it returns.
 func (c *clock) watch() (io.Closer, error) {
 	if c.same {
 		return io.NopCloser(nil), nil
@@ -110,17 +110,27 @@ func (c *clock) watch() (io.Closer, error) {
 	return w, nil
 }
 
-// wall returns the Unix time, in ns, of a kernel time stamp not later than now.
+// look measures the clocks if what is known of them may not hold any more. Call it before wall, for some of the stamps.
+func (c *clock) look() {
+	if c.same {
+		return
+	}
+	wall, awake := c.now()
+	if h := c.known.Load(); h == nil || h.stale(wall, awake) {
+		c.measure()
+	} else {
+		c.running.Store(wall - h.spans[0].ahead.middle())
+	}
+}
+
+// wall returns the Unix time, in ns, of a kernel time stamp not later than the last look.
 func (c *clock) wall(stamp uint64) int64 {
 	if c.same {
 		return int64(stamp)
 	}
-	wall, awake := c.now()
 	h := c.known.Load()
-	if h == nil || h.stale(wall, awake) {
+	if h == nil {
 		h = c.measure()
-	} else {
-		c.running.Store(wall - h.spans[0].ahead.middle())
 	}
 	return int64(stamp) + h.ahead(int64(stamp))
 }

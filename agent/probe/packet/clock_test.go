@@ -81,6 +81,7 @@ func (w *world) read() {
 func (w *world) readOne() {
 	p := w.ring[0]
 	w.ring = w.ring[1:]
+	w.clock.look()
 	off := w.clock.wall(p.stamp) - p.wall
 	w.worst = max(w.worst, off, -off)
 }
@@ -131,7 +132,7 @@ func TestClock(t *testing.T) {
 	amid := func(w *world) { w.readOne(); w.sleep(time.Hour); w.packet(); w.pass(200 * ms); w.told() }
 	// Nobody watches. The packet by which it is noticed is none of those that are compared.
 	next := func(d, after time.Duration) func(*world) {
-		return func(w *world) { w.set(d); w.pass(after); w.clock.wall(w.stamp()) }
+		return func(w *world) { w.set(d); w.pass(after); w.clock.look() }
 	}
 	only := []plan.Clock{plan.Boottime}
 	for _, tc := range []struct {
@@ -237,6 +238,7 @@ func TestClockIsShared(t *testing.T) {
 			last := int64(0)
 			for range 1000 {
 				stamp := c.kernel()
+				c.look()
 				if got := c.wall(uint64(stamp)); got-last < -int64(time.Millisecond) {
 					t.Errorf("%d ns back", last-got)
 				} else {
@@ -254,7 +256,7 @@ func TestClockIsShared(t *testing.T) {
 // TestClockAllocates nothing for a packet.
 func TestClockAllocates(t *testing.T) {
 	c := steadyClock(1)
-	if n := testing.AllocsPerRun(1000, func() { c.wall(5) }); n != 0 {
+	if n := testing.AllocsPerRun(1000, func() { c.look(); c.wall(5) }); n != 0 {
 		t.Errorf("%v allocations", n)
 	}
 }

@@ -83,6 +83,9 @@ type telling struct{ *source }
 // WantsTypes is true: with offsets in the kernel's structs the programs know the owners of what comes in at once.
 func (t telling) WantsTypes() bool { return true }
 
+// Known names the owners of packets that the programs found.
+func (t telling) Known(blocks []pcapng.Block) (done int) { return t.settler.Known(blocks) }
+
 // Settle finds and names the owners of packets.
 func (t telling) Settle(blocks []pcapng.Block, last bool) (done int) {
 	return t.settler.Settle(blocks, last)
@@ -287,7 +290,10 @@ func (s *source) points(ifc android.Interface) []point {
 	return points
 }
 
+// Look has the records that were found get their times by the clocks as they are now.
+func (s *source) Look() { s.classifiers.decoder.clock.look() }
+
 // Decode makes a packet of a record, or nil where the filter leaves it out behind the kernel.
-func (s *source) Decode(raw []byte) (pcapng.Block, error) {
-	return s.classifiers.decoder.block(raw)
+func (s *source) Decode(raw []byte, p *pcapng.Packet) (pcapng.Block, error) {
+	return s.classifiers.decoder.block(raw, p)
 }

@@ -70,10 +70,31 @@ func (e event) put(to []byte) {
 
 // decoder makes packets of records.
 type decoder struct {
-	clock   *clock
-	snaplen int
-	ports   *ports
-	judge   *atomic.Pointer[judge]
+	clock    *clock
+	snaplen  int
+	ports    *ports
+	judge    *atomic.Pointer[judge]
+	resolved [16]resolved // by the last bits of the index: of the interfaces that records were of
+}
+
+// resolved is what was found out about an interface, and holds while what it was found by does.
+type resolved struct {
+	ports *map[uint32]*port
+	judge *judge
+	index uint32
+	port  *port // nil: none of ours
+	exact bool  // the programs decide about its packets
+}
+
+// resolve finds out about the interface of a record.
+func (d *decoder) resolve(e *event) *resolved {
+	s := &d.resolved[e.Ifindex%uint32(len(d.resolved))]
+	ports, judge := d.ports.byIndex.Load(), d.judge.Load()
+	if s.index != e.Ifindex || s.ports != ports || s.judge != judge {
+		// Beside another filter records are looked at one by one.
+		*s = resolved{ports, judge, e.Ifindex, d.ports.of(e.Ifindex), judge.before == nil && judge.now.exact(*e)}
+	}
+	return s
 }
 
 func newDecoder(c *clock, snaplen uint32, of *ports, now filters) decoder {
@@ -155,34 +176,34 @@ const (
 	vlanTag = 4  // bytes
 )
 
-// block is decode for whoever takes any block: there a nil packet would be none that is nil.
-func (d *decoder) block(raw []byte) (pcapng.Block, error) {
-	p, err := d.decode(raw)
-	if err != nil || p == nil {
+// block is decode for whoever takes any block.
+func (d *decoder) block(raw []byte, p *pcapng.Packet) (pcapng.Block, error) {
+	if ok, err := d.decode(raw, p); !ok {
 		return nil, err
 	}
 	return p, nil
 }
 
-// decode makes a packet of a record; its Data is a part of raw, which it changes, up to the snapshot length: its capacity is
-// that of the bytes that came (see whole). It is nil where the filter does not match.
+// decode makes p of a record; its Data is a part of raw up to the snapshot length: its capacity is
+// that of the bytes that came (see whole). It returns false, and no error, where the filter does not match.
 // A tag that the network card or the kernel took off the packet is put back, as
 // libpcap does, so that the file holds what was on the wire.
-func (d *decoder) decode(raw []byte) (*pcapng.Packet, error) {
+func (d *decoder) decode(raw []byte, p *pcapng.Packet) (bool, error) {
 	e, ok := parseEvent(raw)
 	if !ok || uint64(e.Caplen) > uint64(len(raw)-eventSize) {
-		return nil, fmt.Errorf("record of %d bytes is cut short", len(raw))
+		return false, fmt.Errorf("record of %d bytes is cut short", len(raw))
 	}
-	port := d.ports.of(e.Ifindex)
+	r := d.resolve(&e)
+	port := r.port
 	if port == nil {
-		return nil, fmt.Errorf("record of interface index %d, which is not captured on", e.Ifindex)
+		return false, fmt.Errorf("record of interface index %d, which is not captured on", e.Ifindex)
 	}
-	bytes := raw[eventSize:][:e.Caplen]
-	if !d.judge.Load().keeps(e, bytes) {
+	bytes := raw[eventSize:][:e.Caplen:e.Caplen]
+	if !r.exact && !r.judge.keeps(e, bytes) {
 		port.refused.Add(1)
-		return nil, nil
+		return false, nil
 	}
-	p := &pcapng.Packet{
+	*p = pcapng.Packet{
 		Interface: port.number,
 		Time:      d.clock.wall(e.Time),
 		Data:      bytes[:min(len(bytes), d.snaplen):len(bytes)],
@@ -197,15 +218,13 @@ func (d *decoder) decode(raw []byte) (*pcapng.Packet, error) {
 		p.Direction = pcapng.Outbound
 	}
 	if e.VlanProto != [2]byte{} && port.linkType == pcapng.Ethernet && len(p.Data) >= macs {
-		// The event before the bytes has been read: its last four bytes make room.
-		tagged := raw[eventSize-vlanTag:][:vlanTag+len(bytes)]
-		copy(tagged, bytes[:macs])
-		copy(tagged[macs:], e.VlanProto[:])
-		binary.BigEndian.PutUint16(tagged[macs+2:], e.VlanTCI)
+		tagged := make([]byte, 0, vlanTag+len(bytes)) // raw may lie in the ring
+		tagged = append(append(tagged, bytes[:macs]...), e.VlanProto[:]...)
+		tagged = append(binary.BigEndian.AppendUint16(tagged, e.VlanTCI), bytes[macs:]...)
 		p.Data = tagged[:min(len(p.Data)+vlanTag, d.snaplen):len(tagged)]
 		p.Length += vlanTag
 	}
-	return p, nil
+	return true, nil
 }
 
 // whole returns the bytes that came of a packet, of which the file has those of the snapshot length.

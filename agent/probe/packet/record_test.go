@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"droidtap/agent/pcapng"
 	"droidtap/android"
@@ -94,11 +95,11 @@ func TestDecode(t *testing.T) {
 	} {
 		t.Run(tc.rule, func(t *testing.T) {
 			d := testDecoder(tc.snaplen)
-			got, err := d.decode(raw(tc.event, tc.bytes))
-			if err != nil {
-				t.Fatal(err)
+			got := pcapng.Packet{Comments: []string{"of the packet before"}, Topic: &pcapng.Topic{}}
+			if ok, err := d.decode(raw(tc.event, tc.bytes), &got); !ok || err != nil {
+				t.Fatal(ok, err)
 			}
-			if diff := cmp.Diff(&tc.want, got); diff != "" {
+			if diff := cmp.Diff(tc.want, got, cmpopts.IgnoreUnexported(pcapng.Topic{})); diff != "" {
 				t.Error(diff)
 			}
 		})
@@ -109,15 +110,15 @@ func TestDecodeRefuses(t *testing.T) {
 	whole := raw(event{Ifindex: rawIndex, Len: 4, Caplen: 4}, "abcd")
 	for n := range len(whole) {
 		d := testDecoder(100)
-		if _, err := d.decode(whole[:n:n]); err == nil {
+		if ok, err := d.decode(whole[:n:n], &pcapng.Packet{}); ok || err == nil {
 			t.Errorf("%d of %d bytes of a record are accepted", n, len(whole))
 		}
 	}
 	d := testDecoder(100)
-	if _, err := d.decode(raw(event{Ifindex: 1}, "")); err == nil {
+	if ok, err := d.decode(raw(event{Ifindex: 1}, ""), &pcapng.Packet{}); ok || err == nil {
 		t.Error("a record of an interface that is not captured on is accepted")
 	}
-	if _, err := d.decode(raw(event{Ifindex: rawIndex, Caplen: 0xffffffff}, "abcd")); err == nil {
+	if ok, err := d.decode(raw(event{Ifindex: rawIndex, Caplen: 0xffffffff}, "abcd"), &pcapng.Packet{}); ok || err == nil {
 		t.Error("a record that claims 4 GiB is accepted")
 	}
 }
@@ -127,9 +128,17 @@ func FuzzDecode(f *testing.F) {
 	f.Add(raw(event{Ifindex: rawIndex, Caplen: 0xffffffff}, "x"))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		d := testDecoder(64)
-		p, err := d.decode(b)
-		if err == nil && len(p.Data) > len(b) {
+		record := bytes.Clone(b)
+		var p pcapng.Packet
+		ok, err := d.decode(record, &p)
+		if ok == (err != nil) {
+			t.Errorf("%t and %v", ok, err)
+		}
+		if len(p.Data) > len(b) {
 			t.Errorf("%d bytes of packet from %d of record", len(p.Data), len(b))
+		}
+		if !bytes.Equal(record, b) {
+			t.Error("the record was changed: it may lie in memory that only the kernel writes")
 		}
 	})
 }

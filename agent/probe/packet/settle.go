@@ -398,3 +398,6 @@ func (s *settler) comment(a *asked, comments []string) {
 
 // view is what the book said last.
 type view struct{ apps.Rules }
+
+// Known is plugin.Settler's.
+func (s *settler) Known(blocks []pcapng.Block) (done int) { return 0 }

@@ -50,7 +50,7 @@ func (k *keeper) attachSocket(t *tap) error {
 	t.hooked = append(t.hooked, hooked{stopper{r}, socket, prog})
 	stream := plugin.Stream{Ring: r, Decode: r.decoder.block}
 	if k.owners != nil {
-		stream.Settle = newSettler(k.owners).Settle
+		stream.Settler = newSettler(k.owners)
 	}
 	k.target.Stream(stream)
 	return nil
@@ -69,7 +69,7 @@ func (k *keeper) socketOptions(t *tap) afpacket.Options {
 	switch {
 	case k.filtering():
 		options.Retire = retireOwner
-	case k.target.Wakeup == 0:
+	case k.target.Each:
 		options.Retire = retireSoon
 	}
 	if !k.sockets.filters.of[t.wire].exact() {

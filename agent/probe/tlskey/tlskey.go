@@ -154,7 +154,7 @@ func (s *source) Follow(p *pcapng.Packet, link pcapng.LinkType) {
 func (s *source) Lead() time.Duration { return lead }
 
 // Decode takes the secret that a record is, which is written by itself.
-func (s *source) Decode(raw []byte) (pcapng.Block, error) {
+func (s *source) Decode(raw []byte, _ *pcapng.Packet) (pcapng.Block, error) {
 	r, err := s.reader.parse(raw)
 	if err != nil {
 		return nil, err
