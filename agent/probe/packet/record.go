@@ -35,23 +35,18 @@ const (
 	recordEgress  = 2
 )
 
-func parseEvent(raw []byte) (e event, ok bool) {
-	if len(raw) < eventSize {
-		return e, false
-	}
+// parse reads the event of a record that has one. Field by field, where it is used: it is not copied for that.
+func (e *event) parse(raw *[eventSize]byte) {
 	le := binary.LittleEndian
-	e = event{
-		Time:      le.Uint64(raw),
-		Cgroup:    le.Uint64(raw[8:]),
-		Ifindex:   le.Uint32(raw[16:]),
-		Len:       le.Uint32(raw[20:]),
-		Caplen:    le.Uint32(raw[24:]),
-		UID:       le.Uint32(raw[28:]),
-		VlanTCI:   le.Uint16(raw[32:]),
-		VlanProto: [2]byte(raw[34:36]),
-		Direction: raw[36],
-	}
-	return e, true
+	e.Time = le.Uint64(raw[0:])
+	e.Cgroup = le.Uint64(raw[8:])
+	e.Ifindex = le.Uint32(raw[16:])
+	e.Len = le.Uint32(raw[20:])
+	e.Caplen = le.Uint32(raw[24:])
+	e.UID = le.Uint32(raw[28:])
+	e.VlanTCI = le.Uint16(raw[32:])
+	e.VlanProto = [2]byte(raw[34:])
+	e.Direction = raw[36]
 }
 
 // put writes the event's bytes.
@@ -176,6 +171,8 @@ const (
 	vlanTag = 4  // bytes
 )
 
+var ways = [4]pcapng.Direction{recordIngress: pcapng.Inbound, recordEgress: pcapng.Outbound}
+
 // block is decode for whoever takes any block.
 func (d *decoder) block(raw []byte, p *pcapng.Packet) (pcapng.Block, error) {
 	if ok, err := d.decode(raw, p); !ok {
@@ -189,8 +186,11 @@ func (d *decoder) block(raw []byte, p *pcapng.Packet) (pcapng.Block, error) {
 // A tag that the network card or the kernel took off the packet is put back, as
 // libpcap does, so that the file holds what was on the wire.
 func (d *decoder) decode(raw []byte, p *pcapng.Packet) (bool, error) {
-	e, ok := parseEvent(raw)
-	if !ok || uint64(e.Caplen) > uint64(len(raw)-eventSize) {
+	var e event
+	if len(raw) >= eventSize {
+		e.parse((*[eventSize]byte)(raw))
+	}
+	if uint64(eventSize)+uint64(e.Caplen) > uint64(len(raw)) {
 		return false, fmt.Errorf("record of %d bytes is cut short", len(raw))
 	}
 	r := d.resolve(&e)
@@ -203,20 +203,14 @@ func (d *decoder) decode(raw []byte, p *pcapng.Packet) (bool, error) {
 		port.refused.Add(1)
 		return false, nil
 	}
-	*p = pcapng.Packet{
-		Interface: port.number,
-		Time:      d.clock.wall(e.Time),
-		Data:      bytes[:min(len(bytes), d.snaplen):len(bytes)],
-		Length:    e.Len,
-		UID:       e.UID,
-		Cgroup:    e.Cgroup,
-	}
-	switch e.Direction {
-	case recordIngress:
-		p.Direction = pcapng.Inbound
-	case recordEgress:
-		p.Direction = pcapng.Outbound
-	}
+	// All of it, one by one: it would be made elsewhere and copied.
+	p.Interface = port.number
+	p.Time = d.clock.wall(e.Time)
+	p.Data = bytes[:min(len(bytes), d.snaplen):len(bytes)]
+	p.Length = e.Len
+	p.Direction = ways[e.Direction%4]
+	p.Comments, p.Topic = nil, nil
+	p.UID, p.Cgroup = e.UID, e.Cgroup
 	if e.VlanProto != [2]byte{} && port.linkType == pcapng.Ethernet && len(p.Data) >= macs {
 		tagged := make([]byte, 0, vlanTag+len(bytes)) // raw may lie in the ring
 		tagged = append(append(tagged, bytes[:macs]...), e.VlanProto[:]...)

@@ -148,7 +148,8 @@ func TestPut(t *testing.T) {
 	want := event{Time: 1 << 60, Cgroup: 1<<32 | 45, Ifindex: 7, Len: 1514, Caplen: 96, UID: 10123, VlanTCI: 0x6042, VlanProto: [2]byte{0x81, 0}, Direction: recordEgress}
 	raw := bytes.Repeat([]byte{0xff}, eventSize)
 	want.put(raw)
-	if got, ok := parseEvent(raw); !ok || got != want {
+	var got event
+	if got.parse((*[eventSize]byte)(raw)); got != want {
 		t.Errorf("%+v, want %+v", got, want)
 	}
 	if !bytes.Equal(raw[37:], []byte{0, 0, 0}) {
