@@ -23,7 +23,8 @@ import (
 	"droidtap/agent/plugin"
 )
 
-// perfEvents reads a BPF_MAP_TYPE_PERF_EVENT_ARRAY: the map's slot N holds a perf event of processor N, with a ring.
+// perfEvents reads a BPF_MAP_TYPE_PERF_EVENT_ARRAY: the map's slot N holds a perf event of processor N, with a ring. The records come in
+// the order of their time.
 //
 // The kernel takes an event off its processor for good when that goes offline (kernel/events/core.c,
 // perf_event_exit_cpu), and bpf_perf_event_output fails there from then on. So the processor gets a new event when it is
@@ -50,15 +51,15 @@ type perfEvents struct {
 	compared time.Time // when online was asked
 	off      []bool    // by processor: it was offline when it was last looked at
 	rings    []*perfRing
-	at       int    // of rings, where the next record is looked for
-	said     error  // by the next call when it has found no more
-	message  []byte // an uevent
+	merge    perf.Merge // of rings
+	said     error      // by the next call when it has found no more
+	message  []byte     // an uevent
 	fds      []unix.PollFd
 }
 
 // perfRing is a perf event with its ring, and what becomes of it.
 type perfRing struct {
-	*perf.Ring
+	perf.Samples
 	cpu     int
 	dead    bool      // poll(2) says so at once, each time
 	retired time.Time // when another took its slot; zero: it is there
@@ -156,10 +157,8 @@ func (p *perfEvents) Next(buf []byte, deadline time.Time) ([]byte, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for !p.closed.Load() {
-		for ; p.at < len(p.rings); p.at++ {
-			if raw, err := p.rings[p.at].take(buf); raw != nil || err != nil {
-				return raw, err
-			}
+		if raw, err := p.merge.Next(buf); raw != nil || err != nil {
+			return raw, err
 		}
 		if err := p.said; err != nil {
 			p.said = nil
@@ -175,13 +174,12 @@ func (p *perfEvents) Next(buf []byte, deadline time.Time) ([]byte, error) {
 
 // look finds what the rings hold by now, and closes those that will hold nothing more.
 func (p *perfEvents) look() {
-	p.at = 0
+	p.merge.Look()
 	changed := false
 	for n, r := range p.rings {
-		more := r.Look()
 		// A program that took the event out of the slot just before it changed may still be writing. It cannot be
 		// interrupted but by interrupts.
-		if !r.retired.IsZero() && !more && time.Since(r.retired) > latency {
+		if !r.retired.IsZero() && r.Empty() && time.Since(r.retired) > latency {
 			if err := r.Close(); err != nil {
 				p.log.Debug("close a perf event", "processor", r.cpu, "error", err)
 			}
@@ -194,10 +192,12 @@ func (p *perfEvents) look() {
 	}
 }
 
-// watch sets what is waited for: the bell, the uevents, and the rings.
+// watch sets what is waited for, the bell, the uevents, and the rings, and what is merged.
 func (p *perfEvents) watch() {
+	p.merge.Rings = p.merge.Rings[:0]
 	p.fds = append(p.fds[:0], unix.PollFd{Fd: p.bellFD, Events: unix.POLLIN}, unix.PollFd{Fd: int32(p.uevents), Events: unix.POLLIN})
 	for _, r := range p.rings {
+		p.merge.Rings = append(p.merge.Rings, &r.Samples)
 		fd := int32(r.FD())
 		if r.dead {
 			fd = -1 // poll(2) passes it over
@@ -300,31 +300,5 @@ func openPerfRing(cpu, size, watermark int) (*perfRing, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &perfRing{Ring: r, cpu: cpu}, nil
-}
-
-// take returns the next record, in buf if it fits, or nil if the last look saw no more. It skips the kernel's notices of lost
-// records: countsOf finds what is missing.
-func (r *perfRing) take(buf []byte) ([]byte, error) {
-	// Of a sample: the header, and the length of what the program wrote, rounded up so that all is a
-	// multiple of 8 bytes long (include/uapi/linux/perf_event.h).
-	const sample = perf.Header + 4
-	for {
-		rec, ok, err := r.Peek()
-		if !ok {
-			return nil, err
-		}
-		var raw []byte
-		if rec.Type == unix.PERF_RECORD_SAMPLE && rec.Size >= sample {
-			n := uint64(r.U32(perf.Header))
-			if n > rec.Size-sample {
-				return nil, fmt.Errorf("a sample of %d bytes in a perf record of %d", n, rec.Size)
-			}
-			raw = r.Copy(buf, sample, n)
-		}
-		r.Skip(rec)
-		if raw != nil {
-			return raw, nil
-		}
-	}
+	return &perfRing{Samples: perf.Samples{Ring: r}, cpu: cpu}, nil
 }

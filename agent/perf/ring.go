@@ -17,6 +17,10 @@ import (
 // Header is the bytes of struct perf_event_header, with which each record begins (include/uapi/linux/perf_event.h).
 const Header = 8
 
+// enough is which part of a ring is given back to the kernel without waiting for the next look: what a reader that lags behind has read
+// is no reason for the kernel to drop more.
+const enough = 16
+
 // Ring is a perf event and its ring. It has one user at a time.
 //
 // The records are read in place: Look, and for each that Peek finds U32 and Copy, and then Skip. Next does all of it but Look.
@@ -25,7 +29,8 @@ type Ring struct {
 	pages      []byte // the mapping
 	meta       *unix.PerfEventMmapPage
 	data       []byte // a power of two
-	head, tail uint64 // the kernel's position and ours
+	head, tail uint64 // the kernel's position, of the last look, and ours
+	told       uint64 // ours, as far as the kernel knows
 }
 
 // Record is one that lies in a ring.
@@ -64,10 +69,19 @@ func (r *Ring) FD() int { return r.fd }
 // Close closes the event, and gives the memory back.
 func (r *Ring) Close() error { return errors.Join(unix.Munmap(r.pages), unix.Close(r.fd)) }
 
-// Look finds what the kernel has written by now, and tells whether there is any to read.
+// Look finds what the kernel has written by now, and tells whether there is any to read. It gives the place of all that was skipped back to
+// the kernel.
 func (r *Ring) Look() bool {
+	r.giveBack()
 	r.head = atomic.LoadUint64(&r.meta.Data_head)
 	return r.head != r.tail
+}
+
+func (r *Ring) giveBack() {
+	if r.told != r.tail {
+		r.told = r.tail
+		atomic.StoreUint64(&r.meta.Data_tail, r.tail)
+	}
 }
 
 // Peek returns the next record, and false if the last look saw no more. The error is for what cannot be a record; nothing
@@ -76,14 +90,13 @@ func (r *Ring) Peek() (Record, bool, error) {
 	if r.tail == r.head {
 		return Record{}, false, nil
 	}
-	var sizes [4]byte // misc and size
-	binary.NativeEndian.PutUint32(sizes[:], r.U32(4))
-	rec := Record{
-		Type: r.U32(0),
-		Misc: binary.NativeEndian.Uint16(sizes[:]),
-		Size: uint64(binary.NativeEndian.Uint16(sizes[2:])),
-	}
 	// All records are a multiple of 8 bytes long, so that no header is in two pieces.
+	header := r.data[r.tail&uint64(len(r.data)-1):][:Header]
+	rec := Record{
+		Type: binary.NativeEndian.Uint32(header),
+		Misc: binary.NativeEndian.Uint16(header[4:]),
+		Size: uint64(binary.NativeEndian.Uint16(header[6:])),
+	}
 	if rec.Size < Header || rec.Size%8 != 0 || rec.Size > r.head-r.tail {
 		return Record{}, false, fmt.Errorf("a perf record of %d bytes where there are %d", rec.Size, r.head-r.tail)
 	}
@@ -105,10 +118,13 @@ func (r *Ring) Copy(buf []byte, at, n uint64) []byte {
 	return append(append(buf[:0], from...), r.data[:n-uint64(len(from))]...)
 }
 
-// Skip gives the place of the record that Peek returned back to the kernel.
+// Skip passes over the record that Peek returned. Its place is the kernel's again when enough of them are skipped, or at the next look: our
+// position lies beside the kernel's in memory, and whoever writes one takes both away from the other's processor.
 func (r *Ring) Skip(rec Record) {
 	r.tail += rec.Size
-	atomic.StoreUint64(&r.meta.Data_tail, r.tail)
+	if r.tail-r.told >= uint64(len(r.data))/enough {
+		r.giveBack()
+	}
 }
 
 // Next returns the next record and what follows its header, in buf if it fits, and skips it. The bytes are nil if the last look saw no
