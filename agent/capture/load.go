@@ -149,10 +149,7 @@ func try(o object, p plugin.Preparer, t plugin.Target, quiet bool) (*ebpf.Collec
 	}
 	shared := maps.Clone(o.shared)
 	maps.DeleteFunc(shared, func(name string, _ *ebpf.Map) bool { return spec.Maps[name] == nil })
-	return ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{
-		MapReplacements: shared,
-		Programs:        ebpf.ProgramOptions{LogDisabled: quiet},
-	})
+	return newCollection(spec, shared, ebpf.ProgramOptions{LogDisabled: quiet})
 }
 
 // tooMuch tells whether a smaller program might do. Before 5.2 one has at most 4,096 instructions, and a longer one
