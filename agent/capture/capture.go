@@ -88,6 +88,7 @@ type capture struct {
 
 	mu      sync.Mutex // of what follows, and of the streams of those that run
 	started bool       // streams are read
+	later   []func() error
 }
 
 // running is a source with what it holds in the kernel.
@@ -119,35 +120,10 @@ func Run(ctx context.Context, abort <-chan struct{}, cfg Config) (sum Summary, e
 	if err != nil {
 		return sum, err
 	}
-	// Before 5.11 maps count against RLIMIT_MEMLOCK. Without root it fails, and so
-	// does the load, with the better message.
-	if err := rlimit.RemoveMemlock(); err != nil {
-		c.Log.Debug("raise the memory lock limit", "error", err)
-	}
-	if c.Ask == nil {
-		c.Ask = kernel.Ask
-	}
-	find := c.findTypes(u.Release)
-	k := c.Ask(u.Release)
-	types, err := c.types(<-find, &k)
-	if err != nil {
-		return sum, err
-	}
-	p, err := plan.Make(k, cfg.Wish)
-	if err != nil {
-		return sum, err
-	}
-	c.Log.Info("kernel "+u.Release, "KMI", android.ParseRelease(u.Release).KMI())
-	for _, choice := range p.Choices {
-		c.Log.Info("plan: " + choice.String())
-	}
-	target := plugin.Target{Plan: p, Types: types, Log: c.Log, Buffer: cfg.Buffer, Wakeup: cfg.Buffer / 4, Each: cfg.Unbuffered, Emit: c.emit, Fail: c.fail}
 	defer func() { err = errors.Join(err, c.unload()) }()
-	if err := c.load(target, k); err != nil {
-		return sum, err
-	}
 	// The file comes last: a capture that cannot start leaves none, and spoils none.
-	if err := c.attach(target); err != nil {
+	target, err := c.prepare(u.Release)
+	if err != nil {
 		return sum, errors.Join(err, c.detach(), c.end())
 	}
 	if err := c.writer.start(); err != nil {
@@ -161,6 +137,54 @@ func Run(ctx context.Context, abort <-chan struct{}, cfg Config) (sum Summary, e
 		Comment:     cfg.CommandLine,
 	})
 	return sum, err
+}
+
+// prepare finds out what the kernel can do, loads the objects and attaches the sources.
+func (c *capture) prepare(release string) (t plugin.Target, err error) {
+	// Before 5.11 maps count against RLIMIT_MEMLOCK. Without root it fails, and so
+	// does the load, with the better message.
+	if err := rlimit.RemoveMemlock(); err != nil {
+		c.Log.Debug("raise the memory lock limit", "error", err)
+	}
+	if c.Ask == nil {
+		c.Ask = kernel.Ask
+	}
+	find := c.findTypes(release)
+	k := c.Ask(release)
+	// Types say nothing of the hooks.
+	p, err := plan.Make(k, c.Wish)
+	if err != nil {
+		return t, err
+	}
+	for _, held := range c.hold(p.Hooks[0]) {
+		defer func() { err = errors.Join(err, held.Close()) }()
+	}
+	types, err := c.types(<-find, &k)
+	if err != nil {
+		return t, err
+	}
+	if p, err = plan.Make(k, c.Wish); err != nil {
+		return t, err
+	}
+	c.Log.Info("kernel "+release, "KMI", android.ParseRelease(release).KMI())
+	for _, choice := range p.Choices {
+		c.Log.Info("plan: " + choice.String())
+	}
+	t = plugin.Target{Plan: p, Types: types, Log: c.Log, Buffer: c.Buffer, Wakeup: c.Buffer / 4, Each: c.Unbuffered, Emit: c.emit, Later: c.finally, Fail: c.fail}
+	if err := c.load(t, k); err != nil {
+		return t, err
+	}
+	return t, c.attach(t)
+}
+
+// hold has the sources take their places in the kernel, beside what else has to be done before they are attached.
+func (c *capture) hold(first plan.Hook) (held []io.Closer) {
+	for _, p := range c.Probes {
+		if h, ok := p.Source.(plugin.Holder); ok {
+			held = append(held, h.Hold(first))
+		}
+	}
+	return held
 }
 
 // run reads and writes until the end, then detaches, drains the rings and closes
@@ -294,9 +318,19 @@ func (c *capture) most(p Probe, ring *ebpf.Map) time.Duration {
 	return longest
 }
 
-// unload frees what load loaded, in reverse order.
+// finally has f called by unload.
+func (c *capture) finally(f func() error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.later = append(c.later, f)
+}
+
+// unload does what was to be done at last, and frees what load loaded, in reverse order.
 func (c *capture) unload() error {
 	var errs []error
+	for _, f := range c.later {
+		errs = append(errs, f())
+	}
 	for _, r := range slices.Backward(c.running) {
 		for _, s := range slices.Backward(r.streams) {
 			errs = append(errs, s.Close())

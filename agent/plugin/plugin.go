@@ -154,6 +154,13 @@ type Follower interface {
 	Lead() time.Duration
 }
 
+// Holder is what a Source may also be: to take its places in the kernel takes long, and can be done while its programs are loaded.
+type Holder interface {
+	// Hold begins to take them, if the hook that is tried first has any, and does not wait for it. Close of what it returns is called
+	// when Attach has taken over what it wants of them, or is not to be called.
+	Hold(first plan.Hook) io.Closer
+}
+
 // Typer is what a Source may also be: one that uses the kernel's types where they hold, and does without where they do not.
 type Typer interface{ WantsTypes() bool }
 
@@ -256,6 +263,9 @@ type Target struct {
 	// the writer, and does not wait for it. It is written ahead of the packets that wait for a Follower. The comment of statistics is repeated at the next packet of their interface that is not older: programs that
 	// show captures show it there.
 	Emit func(pcapng.Block)
+	// Later has f called once the file is closed and before the capture returns: for what takes long and changes nothing of what
+	// was captured.
+	Later func(f func() error)
 	// Fail ends the capture with err: the source has nothing left to watch.
 	Fail func(err error)
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/cilium/ebpf"
 
 	"droidtap/agent/filter"
+	"droidtap/agent/hook"
 	"droidtap/agent/pcapng"
 	"droidtap/agent/plugin"
 	"droidtap/agent/rtnl"
@@ -168,6 +169,14 @@ const (
 	egress  point = "egress"
 	socket  point = "socket"
 )
+
+// direction returns that of a classifier's point.
+func (p point) direction() hook.Direction {
+	if p == egress {
+		return hook.Egress
+	}
+	return hook.Ingress
+}
 
 // programs names the program of bpf/src/packet.bpf.c for a framing and point.
 var programs = map[android.Framing]map[point]string{

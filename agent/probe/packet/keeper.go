@@ -141,6 +141,7 @@ func (k *keeper) Close() error {
 	k.run.Wait()
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	idle := k.idle()
 	for _, t := range slices.Backward(k.taps) {
 		lost, err := t.detach()
 		if errs = append(errs, err); lost {
@@ -149,6 +150,13 @@ func (k *keeper) Close() error {
 		}
 	}
 	k.taps = nil
+	if len(idle) > 0 {
+		// Which waits until none of the programs runs any more. The others would wait for that again.
+		errs = append(errs, idle[0].Close())
+		for _, a := range idle[1:] {
+			k.target.Later(a.Close)
+		}
+	}
 	k.giveUp(boottime.Now(), nil, nil)
 	for _, prog := range k.programs {
 		prog.Close()
@@ -158,6 +166,21 @@ func (k *keeper) Close() error {
 		errs = append(errs, k.clock.Close())
 	}
 	return errors.Join(errs...)
+}
+
+// idle has programs see no more packets that take long to detach, and returns them.
+func (k *keeper) idle() (idle []hook.Attachment) {
+	for _, t := range slices.Backward(k.taps) {
+		t.hooked = slices.DeleteFunc(t.hooked, func(h hooked) bool {
+			l, ok := h.Attachment.(*hook.Link)
+			if !ok || l.Idle() != nil {
+				return false
+			}
+			idle = append(idle, l)
+			return true
+		})
+	}
+	return idle
 }
 
 // follow is the keeper's goroutine.

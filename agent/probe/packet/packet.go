@@ -40,6 +40,7 @@ type source struct {
 	options
 	selection selection
 	chosen    []android.Interface // of the selection, at the start
+	places    *places             // held for them; nil: none are
 
 	mu          sync.Mutex // of what follows, once it is attached
 	classifiers lane

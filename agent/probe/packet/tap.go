@@ -146,20 +146,11 @@ func (k *keeper) attachBy(t *tap, at plan.Hook, last bool) error {
 		if t.has(point) {
 			continue
 		}
-		dir := hook.Ingress
-		if point == egress {
-			dir = hook.Egress
-		}
 		prog, err := k.program(&k.classifiers, t.wire, point)
 		if err != nil {
 			return undo(fmt.Errorf("attach %s to %s: %w", at, t.name, err))
 		}
-		var h hook.Attachment
-		if at == plan.TC && k.policed && point == ingress {
-			h, err = hook.AttachBehind(t.ifc, dir, prog)
-		} else {
-			h, err = hook.Attach(at, t.ifc, dir, prog)
-		}
+		h, err := k.put(prog, at, t.ifc, point)
 		if err != nil {
 			return undo(err)
 		}
@@ -176,6 +167,22 @@ func (k *keeper) attachBy(t *tap, at plan.Hook, last bool) error {
 	t.hooked = append(t.hooked, made...)
 	t.hidden = warnings(t.hooked)
 	return nil
+}
+
+// put attaches a program by a hook, where a place is held in that one.
+func (k *keeper) put(prog *ebpf.Program, at plan.Hook, ifc android.Interface, to point) (hook.Attachment, error) {
+	if at == plan.TC && k.policed && to == ingress {
+		return hook.AttachBehind(ifc, to.direction(), prog)
+	}
+	if at == plan.TCX {
+		if held := k.places.at(ifc, to); held != nil {
+			if err := held.Update(prog); err != nil {
+				return nil, errors.Join(err, held.Close())
+			}
+			return held, nil
+		}
+	}
+	return hook.Attach(at, ifc, to.direction(), prog)
 }
 
 // seekLimit looks whether Android limits the download rate: of any interface the first time, and then of one. Where it does so of one, it
