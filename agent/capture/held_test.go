@@ -185,7 +185,7 @@ func TestFollowed(t *testing.T) {
 				defer close(stuck)
 			}
 			source := &following{follower: &follower{lead: time.Hour}}
-			ring := &tenRecords{busyRing: busyRing{10, 64, true}, read: stop, flushed: make(chan struct{})}
+			ring := &tenRecords{busyRing: busyRing{10, 64}, read: stop, flushed: make(chan struct{})}
 			s := streamOf(source)
 			s.ring, s.settler = ring, nil
 			c := &capture{
@@ -233,7 +233,7 @@ func TestHeldBatchesAreSmall(t *testing.T) {
 		failure: make(chan error, 1),
 		running: []*running{{Probe: Probe{Name: "fake", Source: source}, attached: source}},
 	}
-	c.running[0].streams = []*stream{{ring: &pausing{busyRing: busyRing{1000, 64, true}}, decode: source.Decode}}
+	c.running[0].streams = []*stream{{ring: &pausing{busyRing: busyRing{1000, 64}}, decode: source.Decode}}
 	waiting, spares := 0, 0
 	source.learn = func(p *pcapng.Packet) {
 		if p.Time > 0 {
@@ -269,7 +269,7 @@ func TestHeldKeep(t *testing.T) {
 			w.put(&pcapng.Interface{Name: "rmnet0"})
 			s := newStage(everyThird{}, w.pool, func(b *batch) { w.in <- b }, nil)
 			go s.run()
-			_, err := read(numberedStream(&pausing{busyRing: busyRing{records, size, true}}), w.pool, s.put)
+			_, err := read(numberedStream(&pausing{busyRing: busyRing{records, size}}), w.pool, s.put)
 			s.end()
 			close(w.in)
 			if err := errors.Join(err, <-ended); err != nil {
@@ -329,7 +329,7 @@ func BenchmarkWriter(b *testing.B) {
 				}
 				w.put(&pcapng.Interface{Name: "rmnet0"})
 				go func() {
-					read(numberedStream(&busyRing{b.N, size, true}), w.pool, func(b *batch) { w.in <- b })
+					read(numberedStream(&busyRing{b.N, size}), w.pool, func(b *batch) { w.in <- b })
 					close(w.in)
 				}()
 				b.ReportAllocs()

@@ -3,7 +3,9 @@
 package capture
 
 import (
+	"cmp"
 	"fmt"
+	"slices"
 	"time"
 
 	"droidtap/agent/pcapng"
@@ -138,6 +140,18 @@ func (w *writer) take(b *batch) {
 	w.hold.keep(b.keep(), w.now())
 	w.pool.recycle(b)
 	w.writeDue()
+}
+
+// byTime sorts packets. Blocks of other kinds keep their place.
+func byTime(blocks []pcapng.Block) {
+	slices.SortStableFunc(blocks, func(a, b pcapng.Block) int {
+		p, ok := a.(*pcapng.Packet)
+		q, ok2 := b.(*pcapng.Packet)
+		if !ok || !ok2 {
+			return 0
+		}
+		return cmp.Compare(p.Time, q.Time)
+	})
 }
 
 // writeDue writes what has waited for long enough, behind what was put meanwhile.

@@ -59,4 +59,3 @@ func (p *perfBuffer) next(buf []byte) ([]byte, error) {
 func (p *perfBuffer) lends() bool            { return false }
 func (p *perfBuffer) lend() (lender, uint64) { return nil, 0 }
 func (p *perfBuffer) flush() error           { return p.Flush() }
-func (p *perfBuffer) ordered() bool          { return true }

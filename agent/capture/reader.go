@@ -8,12 +8,10 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
-	"slices"
 	"time"
 
 	"github.com/cilium/ebpf"
 
-	"droidtap/agent/pcapng"
 	"droidtap/agent/perf"
 	"droidtap/agent/plugin"
 )
@@ -33,7 +31,7 @@ const (
 
 // ring is the kernel's end of a stream of records.
 type ring interface {
-	// next returns the next record. When none is there it returns errEmpty, once; called again it waits. After flush, when nothing
+	// next returns the next record, in the order of their time. When none is there it returns errEmpty, once; called again it waits. After flush, when nothing
 	// is left, the error is one of which flushed is true.
 	next(buf []byte) ([]byte, error)
 	// lends tells whether next returns records where they lie in the ring. Else they are copied, to buf if they fit.
@@ -42,8 +40,6 @@ type ring interface {
 	// number of this loan. It is called only if lends.
 	lend() (lender, uint64)
 	flush() error
-	// ordered tells whether records come in the order of their time.
-	ordered() bool
 	Close() error
 }
 
@@ -108,20 +104,6 @@ func (f *foreign) next(buf []byte) ([]byte, error) {
 func (f *foreign) lends() bool            { return false }
 func (f *foreign) lend() (lender, uint64) { return nil, 0 }
 func (f *foreign) flush() error           { return f.Flush() }
-func (f *foreign) ordered() bool          { return true }
-
-// byTime sorts packets that came from the rings of several processors. Blocks of
-// other kinds keep their place.
-func byTime(blocks []pcapng.Block) {
-	slices.SortStableFunc(blocks, func(a, b pcapng.Block) int {
-		p, ok := a.(*pcapng.Packet)
-		q, ok2 := b.(*pcapng.Packet)
-		if !ok || !ok2 {
-			return 0
-		}
-		return cmp.Compare(p.Time, q.Time)
-	})
-}
 
 // tally is what a reader has seen.
 type tally struct {
@@ -140,9 +122,6 @@ func read(s *stream, batches pool, send func(*batch)) (t tally, err error) {
 	deliver := func() {
 		if s.lends() {
 			b.ring, b.loan = s.lend()
-		}
-		if !s.ordered() {
-			byTime(b.blocks)
 		}
 		if len(b.blocks) == 0 {
 			b.release()

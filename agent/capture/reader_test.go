@@ -22,7 +22,6 @@ import (
 // busyRing has records of one size at once, and is never empty before its end.
 type busyRing struct {
 	left, size int
-	inOrder    bool
 }
 
 func (r *busyRing) next(buf []byte) ([]byte, error) {
@@ -40,7 +39,6 @@ func (r *busyRing) next(buf []byte) ([]byte, error) {
 func (r *busyRing) lends() bool            { return false }
 func (r *busyRing) lend() (lender, uint64) { return nil, 0 }
 func (r *busyRing) flush() error           { return nil }
-func (r *busyRing) ordered() bool          { return r.inOrder }
 func (r *busyRing) Close() error           { return nil }
 
 // numbered decodes the records of busyRing; those of odd number are bad.
@@ -74,7 +72,7 @@ func TestBatchesAreBounded(t *testing.T) {
 			batches.recycle(&batch{blocks: b.blocks[:1]}) // such as emit sends
 			batches.recycle(b)
 		}
-		tally, err := read(numberedStream(&busyRing{records, size, true}), batches, send)
+		tally, err := read(numberedStream(&busyRing{records, size}), batches, send)
 		if err != nil || got != records || tally.records != records || tally.bad != 0 {
 			t.Errorf("size %d: %d of %d records, tally %+v, %v", size, got, records, tally, err)
 		}
@@ -83,27 +81,25 @@ func TestBatchesAreBounded(t *testing.T) {
 
 func TestBadRecordsAreCounted(t *testing.T) {
 	got := 0
-	s := &stream{ring: &busyRing{100, 64, true}, decode: numbered{bad: true}.Decode}
+	s := &stream{ring: &busyRing{100, 64}, decode: numbered{bad: true}.Decode}
 	tally, err := read(s, newPool(), func(b *batch) { got += len(b.blocks) })
 	if err != nil || got != 50 || tally.records != 100 || tally.bad != 50 || tally.why == nil {
 		t.Errorf("%d blocks, tally %+v, %v", got, tally, err)
 	}
 }
 
-// The rings of several processors are read one after the other.
-func TestPacketsAreSorted(t *testing.T) {
-	last := int64(-1)
-	_, err := read(numberedStream(&busyRing{500, 64, false}), newPool(), func(b *batch) {
-		for _, block := range b.blocks {
-			if p := block.(*pcapng.Packet); p.Time < last {
-				t.Fatalf("time %d behind %d", p.Time, last)
-			} else {
-				last = p.Time
-			}
+// Packets are sorted by their time, and those of one time stay as they came.
+func TestByTime(t *testing.T) {
+	var blocks []pcapng.Block
+	for n := range 500 {
+		blocks = append(blocks, &pcapng.Packet{Time: int64(n * 7919 % 100), Length: uint32(n)})
+	}
+	byTime(blocks)
+	for i := range blocks[1:] {
+		p, q := blocks[i].(*pcapng.Packet), blocks[i+1].(*pcapng.Packet)
+		if p.Time > q.Time || p.Time == q.Time && p.Length > q.Length {
+			t.Fatalf("packet %d of time %d is before packet %d of time %d", p.Length, p.Time, q.Length, q.Time)
 		}
-	})
-	if err != nil {
-		t.Error(err)
 	}
 }
 

@@ -276,8 +276,6 @@ func (r *ringBuffer) flush() error {
 	return r.file.SetReadDeadline(time.Unix(1, 0)) // after that of a wait that has not seen flushed
 }
 
-func (r *ringBuffer) ordered() bool { return true }
-
 // Close ends a wait of next. What was lent stays until it is freed. Another call does nothing.
 func (r *ringBuffer) Close() error {
 	r.mu.Lock()

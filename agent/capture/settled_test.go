@@ -113,7 +113,7 @@ func TestSettled(t *testing.T) {
 		t.Run(tc.rule, func(t *testing.T) {
 			ctx, stop := context.WithCancel(context.Background())
 			source := &settling{end: tc.end, asked: stop}
-			ring := &tenRecords{busyRing: busyRing{10, 64, true}, read: func() {}, flushed: make(chan struct{})}
+			ring := &tenRecords{busyRing: busyRing{10, 64}, read: func() {}, flushed: make(chan struct{})}
 			s := streamOf(source)
 			s.ring = ring
 			if !tc.settler {

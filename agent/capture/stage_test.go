@@ -251,7 +251,7 @@ func TestBatchesAreUsedAgain(t *testing.T) {
 		return c
 	}
 	go s.run()
-	_, err := read(numberedStream(&pausing{busyRing: busyRing{records, size, true}}), batches, s.put)
+	_, err := read(numberedStream(&pausing{busyRing: busyRing{records, size}}), batches, s.put)
 	s.end()
 	close(out)
 	<-done
