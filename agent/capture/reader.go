@@ -18,10 +18,14 @@ import (
 
 const (
 	// A record waits in a ring that is not filling up for latency at first, and the longer the longer records keep coming: up to
-	// longest, which is what a second takes until it is on the disk. It waits brief where what it is about has to be asked for while it is there.
+	// longest where they are few, else up to soon, so that it costs a power cut half a second to be on the disk then. It waits
+	// brief where what it is about has to be asked for while it is there.
 	latency = 100 * time.Millisecond
-	longest = 900 * time.Millisecond
+	soon    = 500 * time.Millisecond
+	longest = time.Second
 	brief   = 20 * time.Millisecond
+	// few is how many bytes of records those are.
+	few = 64 << 10
 	// prompt is where packets wait for what becomes of a record. A wake-up costs whoever makes the record more than all the
 	// rest, and some are made at once.
 	prompt = 2 * time.Millisecond

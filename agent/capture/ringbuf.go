@@ -58,6 +58,7 @@ type ringBuffer struct {
 	recent bool          // a record came since the last wait
 	told   bool          // errEmpty was returned since the last record
 	came   time.Time     // the last record that recent was about
+	waited uint64        // where the last wait began
 	pause  time.Duration // the last wait; 0: that had no end
 
 	mu     sync.Mutex // of what follows
@@ -247,7 +248,11 @@ func (r *ringBuffer) wait() error {
 // patience returns for how long to wait; 0: until a record comes. While records come it grows, to spare wake-ups; those that come
 // one by one are better waited for.
 func (r *ringBuffer) patience() time.Duration {
-	least := min(latency, r.most)
+	least, most := min(latency, r.most), r.most
+	if r.pos-r.waited > few {
+		most = min(most, soon)
+	}
+	r.waited = r.pos
 	if r.each {
 		return 0
 	}
@@ -263,11 +268,11 @@ func (r *ringBuffer) patience() time.Duration {
 	r.came = now
 	switch {
 	case r.pause > 0:
-		return min(2*r.pause, r.most)
+		return min(2*r.pause, most)
 	case gap >= r.most && r.most > least && !r.lent():
 		return 0
 	default:
-		return min(max(2*gap, least), r.most)
+		return min(max(2*gap, least), most)
 	}
 }
 

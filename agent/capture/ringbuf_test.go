@@ -236,25 +236,27 @@ func TestRingLooks(t *testing.T) {
 func TestRingPatience(t *testing.T) {
 	type step struct {
 		after int
-		came  bool
+		came  uint64 // bytes
 		waits int
 	}
-	const come, none = true, false
+	const come, none, many = few, 0, few + 1
 	for _, c := range []struct {
 		rule string
 		ring *ringBuffer
 		want []step
 	}{
 		{"one record now and then wakes", &ringBuffer{most: longest},
-			[]step{{0, none, 0}, {0, come, 0}, {900, come, 0}, {5000, come, 0}}},
+			[]step{{0, none, 0}, {0, come, 0}, {1000, come, 0}, {5000, many, 0}}},
 		{"others soon behind it are waited for, for longer and longer", &ringBuffer{most: longest},
-			[]step{{0, come, 0}, {10, come, 100}, {100, come, 200}, {200, come, 400}, {400, come, 800}, {800, come, 900}, {900, come, 900}}},
+			[]step{{0, come, 0}, {10, come, 100}, {100, come, 200}, {200, come, 400}, {400, come, 800}, {800, come, 1000}, {1000, come, 1000}}},
 		{"until none come", &ringBuffer{most: longest},
 			[]step{{0, come, 0}, {10, come, 100}, {100, none, 0}, {5000, come, 0}}},
 		{"those that trickle are waited for from the start as long as two take", &ringBuffer{most: longest},
-			[]step{{0, come, 0}, {300, come, 600}, {600, come, 900}, {900, none, 0}, {600, come, 0}}},
+			[]step{{0, come, 0}, {300, come, 600}, {600, come, 1000}, {1000, none, 0}, {600, come, 0}}},
 		{"what has to be soon is looked for again, however long nothing came", &ringBuffer{most: brief},
 			[]step{{0, come, 20}, {20, come, 20}, {20, none, 0}, {5000, come, 20}}},
+		{"many are not to be lost", &ringBuffer{most: longest},
+			[]step{{0, come, 0}, {10, many, 100}, {100, many, 200}, {200, many, 400}, {400, many, 500}, {500, come, 1000}, {1000, many, 500}}},
 		{"each at once", &ringBuffer{most: longest, each: true},
 			[]step{{0, come, 0}, {10, come, 0}, {10, none, 0}}},
 		{"while records are needed the kernel is not to know how far we are", &ringBuffer{most: longest, loans: []loan{{}}},
@@ -264,7 +266,8 @@ func TestRingPatience(t *testing.T) {
 		c.ring.now = func() time.Time { return now }
 		for i, s := range c.want {
 			now = now.Add(time.Duration(s.after) * time.Millisecond)
-			c.ring.recent = s.came
+			c.ring.recent = s.came > 0
+			c.ring.pos += s.came
 			if c.ring.pause = c.ring.patience(); c.ring.pause != time.Duration(s.waits)*time.Millisecond {
 				t.Errorf("%s: step %d: it waits for %v, want %d ms", c.rule, i, c.ring.pause, s.waits)
 			}
