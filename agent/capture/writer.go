@@ -49,7 +49,6 @@ type writer struct {
 	failed    chan struct{}  // closed when the output has failed
 	written   atomic.Uint64  // packets that have reached the output
 	packets   uint64         // handed to out
-	delivered delivered      // of those, and in this file
 	sated     bool           // enough is closed
 	err       error          // why failed is closed
 	ignored   uint64         // packets that could not be handed to out
@@ -72,15 +71,14 @@ type pause struct {
 func newWriter(f *files, most uint64, eager bool) *writer {
 	return &writer{
 		files: f, most: most, eager: eager, format: pcapng.NewWriter, after: time.After, now: time.Now,
-		in:        make(chan *batch, 4),
-		pool:      newPool(),
-		more:      make(chan struct{}, 1),
-		asked:     make(chan func()),
-		ended:     make(chan struct{}),
-		enough:    make(chan struct{}),
-		failed:    make(chan struct{}),
-		delivered: delivered{of: map[int]uint64{}},
-		notes:     map[int][]note{},
+		in:     make(chan *batch, 4),
+		pool:   newPool(),
+		more:   make(chan struct{}, 1),
+		asked:  make(chan func()),
+		ended:  make(chan struct{}),
+		enough: make(chan struct{}),
+		failed: make(chan struct{}),
+		notes:  map[int][]note{},
 	}
 }
 

@@ -38,12 +38,8 @@ func (w *writer) writePacket(p *pcapng.Packet) {
 	if w.pause.trying {
 		w.tell(p)
 	}
-	w.delivered.add(p.Interface)
 	if err := w.write(p); err != nil {
 		w.ignored++
-		if errors.Is(err, pcapng.ErrLinkType) || errors.Is(err, pcapng.ErrInterface) {
-			w.delivered.drop()
-		}
 		return
 	}
 	w.packets++
@@ -81,7 +77,6 @@ func (w *writer) turn() {
 	w.flush()
 	w.files.end()
 	w.out.Next(io.Discard) // it is told of interfaces meanwhile
-	w.delivered.reset()
 }
 
 // usable tells whether something can be written now, and opens a file for it if need be.
@@ -126,7 +121,7 @@ func (w *writer) writeCounters(s *pcapng.Statistics) {
 	if !w.working() {
 		return
 	}
-	s.Delivered = w.delivered.of[s.Interface]
+	s.Delivered = w.out.Delivered(s.Interface)
 	w.since(s)
 	w.write(s)
 }
@@ -185,7 +180,6 @@ func (w *writer) flush() {
 
 // flushed is called when all that was written is in the file.
 func (w *writer) flushed() {
-	w.delivered.arrived(w.out.Packets())
 	if w.file == nil {
 		return
 	}
@@ -199,9 +193,6 @@ func (w *writer) flushed() {
 
 // fail is called once for each time that the output stops working.
 func (w *writer) fail(err error) {
-	if w.out != nil {
-		w.delivered.failed(w.out.Packets())
-	}
 	if !w.persist {
 		w.err = err
 		close(w.failed)

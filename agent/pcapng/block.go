@@ -4,6 +4,7 @@ package pcapng
 
 import (
 	"encoding/binary"
+	"slices"
 	"strings"
 	"unicode/utf8"
 )
@@ -79,23 +80,28 @@ func appendInterface(b []byte, i *Interface) []byte {
 	return end(b, start, options)
 }
 
+// packetHead is the bytes of an enhanced packet block before its data, and packetTail those that it has behind it without comments.
+const (
+	packetHead = 28
+	packetTail = 16
+)
+
 // appendPacket appends an enhanced packet block of interface id (section 4.3) with those comments.
 func appendPacket(b []byte, id uint32, p *Packet, comments []string) []byte {
-	data := p.Data
-	length := max(p.Length, uint32(len(data)))
-	if len(data) > maxData {
-		data = data[:maxData]
-	}
-	b, start := begin(b, blockPacket)
-	b = le.AppendUint32(b, id)
-	b = appendTime(b, p.Time)
-	b = le.AppendUint32(b, uint32(len(data)))
-	b = le.AppendUint32(b, length)
-	b = pad(append(b, data...))
-	options := len(b)
+	data := p.Data[:min(len(p.Data), maxData)]
+	start, options := len(b), len(b)+packetHead+(len(data)+3)&^3
+	b = slices.Grow(b, options+packetTail-start)[:options]
+	le.PutUint32(b[options-4:], 0) // what pads the data, which covers the rest of it
+	head := (*[packetHead]byte)(b[start:])
+	le.PutUint32(head[0:], blockPacket)
+	le.PutUint32(head[8:], id)
+	le.PutUint32(head[12:], uint32(p.Time>>32))
+	le.PutUint32(head[16:], uint32(p.Time))
+	le.PutUint32(head[20:], uint32(len(data)))
+	le.PutUint32(head[24:], max(p.Length, uint32(len(p.Data))))
+	copy(b[start+packetHead:], data)
 	if p.Direction != DirectionUnknown {
-		b = le.AppendUint16(b, epbFlags)
-		b = le.AppendUint16(b, 4)
+		b = le.AppendUint32(b, epbFlags|4<<16)
 		b = le.AppendUint32(b, uint32(p.Direction&3))
 	}
 	for _, comment := range comments {

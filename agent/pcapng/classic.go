@@ -6,7 +6,6 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
-	"slices"
 )
 
 const (
@@ -53,15 +52,20 @@ func NewClassic(w io.Writer, mixed bool) *Writer {
 // addHead queues the head of a file that has none, unless nothing says what its link type is.
 func (w *Writer) addHead() {
 	c := w.classic
-	if c.linkType != 0 || len(w.latest) == 0 && !c.mixed {
+	if c.linkType != 0 || len(w.order) == 0 && !c.mixed {
 		return
 	}
-	c.linkType = linuxSLL2
-	if !c.mixed && !slices.ContainsFunc(w.latest, func(i *Interface) bool { return i.LinkType != w.latest[0].LinkType }) {
-		c.linkType = w.latest[0].LinkType
+	if c.mixed {
+		c.linkType = linuxSLL2
 	}
 	snaplen := uint32(0)
-	for _, i := range w.latest {
+	for _, index := range w.order {
+		i := w.interfaces[index].latest
+		if c.linkType == 0 {
+			c.linkType = i.LinkType
+		} else if c.linkType != i.LinkType {
+			c.linkType = linuxSLL2
+		}
 		snaplen = max(snaplen, i.Snaplen)
 		if i.Snaplen == 0 {
 			snaplen = maxData
@@ -82,18 +86,10 @@ func (w *Writer) addHead() {
 	w.buf = le.AppendUint32(w.buf, uint32(c.linkType))
 }
 
-// addRecord queues a packet of a pcap file, and its head if it has none.
-func (w *Writer) addRecord(b Block) error {
-	p, ok := b.(*Packet)
-	if !ok {
-		return nil
-	}
-	at, ok := w.current[p.Interface]
-	if !ok {
-		return fmt.Errorf("packet of interface %d: %w", p.Interface, ErrInterface)
-	}
+// addRecord queues a packet of an interface in a pcap file, and its head if it has none.
+func (w *Writer) addRecord(i *Interface, p *Packet) error {
 	w.addHead()
-	i, linkType := w.latest[at], w.classic.linkType
+	linkType := w.classic.linkType
 	if linkType != linuxSLL2 && linkType != i.LinkType {
 		return fmt.Errorf("packet of %s: %w", i.Name, ErrLinkType)
 	}

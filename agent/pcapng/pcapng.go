@@ -42,7 +42,7 @@ type Block interface{ block() }
 
 // Interface describes an interface before the first packet of it. Empty strings are left out.
 type Interface struct {
-	Index       int // by which packets and statistics name it; for the caller to choose
+	Index       int // by which packets and statistics name it; for the caller to choose, from 0 up and less than 65,536
 	Name        string
 	Description string
 	LinkType    LinkType
@@ -118,8 +118,8 @@ func (*Packet) block()     {}
 func (*Statistics) block() {}
 func (*Secrets) block()    {}
 
-// ErrInterface is the error of a packet or statistics whose interface no Interface block has described. The block is
-// not written; the Writer stays usable.
+// ErrInterface is the error of a packet or statistics whose interface no Interface block has described, and of one whose Index
+// is out of range. The block is not written; the Writer stays usable.
 var ErrInterface = errors.New("interface not described")
 
 // ErrLinkType is the error of a packet whose link type is not that of the pcap file, which has but one. It is not

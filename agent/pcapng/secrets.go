@@ -58,11 +58,19 @@ func (k *known) forget(key string) {
 // repeated in no file to come.
 func (w *Writer) Forgotten() uint64 { return w.secrets.gone }
 
-// rememberSecrets keeps secrets, and returns what of them is new to the file that is written, which has all that are kept.
-func (w *Writer) rememberSecrets(b *Secrets) *Secrets {
-	if w.classic != nil {
-		return &Secrets{}
+// addSecrets queues what the file has not yet of secrets, and keeps them for files to come.
+func (w *Writer) addSecrets(b *Secrets) error {
+	if w.classic == nil {
+		b = w.remember(b) // after a failure, too, for when it is over
+		if w.err == nil {
+			w.buf = appendSecrets(w.buf, b)
+		}
 	}
+	return w.err
+}
+
+// remember keeps secrets, and returns what of them is new to the file that is written, which has all that are kept.
+func (w *Writer) remember(b *Secrets) *Secrets {
 	if len(b.Data) == 0 {
 		w.secrets.forget(b.Key)
 		return b

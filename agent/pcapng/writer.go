@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"slices"
 	"strings"
 )
@@ -18,6 +17,9 @@ const (
 	// bufferSize has room for the largest packet behind an almost full buffer: only long comments, and the secrets at the start
 	// of a file, make it grow.
 	bufferSize = flushAt + maxData + 1024
+
+	// mostIndexes bounds what a Writer keeps of interfaces, 24 bytes for each.
+	mostIndexes = 1 << 16
 )
 
 var errNil = errors.New("write a pcapng block: it is nil")
@@ -38,14 +40,22 @@ type Writer struct {
 	err     error  // of the first failed write
 	stretch int    // number of the file, or of its part behind a failure, with which comments may be lost
 
-	current map[int]uint32 // Index to the interface id of its latest Interface block; for pcap: to where it is in latest
-	ids     map[identity]uint32
-	safe    int          // of ids: those whose blocks are in the output
-	latest  []*Interface // of each Index, in the order of the first ones: what the next file begins with
+	interfaces []described // by Index
+	order      []int       // the Indexes that were described, in the order in which the next file begins with them
+	ids        []identity  // of the interfaces in this pcapng file, by their ids
+	safe       int         // of ids: those whose blocks are in the output
+
 	secrets known
 	// recalled is the bytes of the secrets with which the file began.
 	recalled int64
 	classic  *classic // nil: the files are pcapng
+}
+
+// described is what was said of an Index.
+type described struct {
+	latest  *Interface // nil: none was described
+	id      uint32     // of it, in this pcapng file
+	packets uint64     // of the Index in this pcapng file, those that are queued included
 }
 
 // identity is what makes two Interface blocks the same interface: an index may be given to another one later.
@@ -62,8 +72,6 @@ func NewWriter(w io.Writer, s Section) *Writer {
 		section: s,
 		out:     w,
 		buf:     make([]byte, 0, bufferSize),
-		current: make(map[int]uint32),
-		ids:     make(map[identity]uint32),
 	}
 	writer.buf = appendSection(writer.buf, s)
 	return writer
@@ -76,18 +84,19 @@ func NewWriter(w io.Writer, s Section) *Writer {
 // ErrLinkType, or that of the output, after which the Writer writes no more and always returns the same error, until Resume
 // or Next.
 func (w *Writer) Write(b Block) error {
-	if b == nil {
-		return errNil
-	}
-	b = w.remember(b) // after a failure, too, for when it is over
-	if w.err != nil {
-		return w.err
-	}
 	var err error
-	if w.classic != nil {
-		err = w.addRecord(b)
-	} else {
-		err = w.addBlock(b)
+	// A type switch instead of a method of Block, so that a *Packet need not live on the heap.
+	switch b := b.(type) {
+	case *Packet:
+		err = w.addPacket(b)
+	case *Interface:
+		err = w.addInterface(b)
+	case *Statistics:
+		err = w.addStatistics(b)
+	case *Secrets:
+		err = w.addSecrets(b)
+	default:
+		return errNil
 	}
 	if err != nil || len(w.buf) < flushAt {
 		return err
@@ -95,29 +104,43 @@ func (w *Writer) Write(b Block) error {
 	return w.Flush()
 }
 
-// addBlock queues a block of a pcapng file.
-func (w *Writer) addBlock(b Block) error {
-	// A type switch instead of a method of Block, so that a *Packet need not live on the heap.
-	switch b := b.(type) {
-	case *Packet:
-		id, ok := w.current[b.Interface]
-		if !ok {
-			return fmt.Errorf("packet of interface %d: %w", b.Interface, ErrInterface)
-		}
-		w.buf = appendPacket(w.buf, id, b, w.news(b))
-		w.queued++
-	case *Interface:
-		w.identify(b)
-	case *Statistics:
-		id, ok := w.current[b.Interface]
-		if !ok {
-			return fmt.Errorf("statistics of interface %d: %w", b.Interface, ErrInterface)
-		}
-		w.buf = appendStatistics(w.buf, id, b)
-	case *Secrets:
-		w.buf = appendSecrets(w.buf, b)
+// addPacket queues a packet.
+func (w *Writer) addPacket(p *Packet) error {
+	if w.err != nil {
+		return w.err
 	}
+	of := w.of(p.Interface)
+	if of == nil {
+		return fmt.Errorf("packet of interface %d: %w", p.Interface, ErrInterface)
+	}
+	if w.classic != nil {
+		return w.addRecord(of.latest, p)
+	}
+	w.buf = appendPacket(w.buf, of.id, p, w.news(p))
+	w.queued++
+	of.packets++
 	return nil
+}
+
+// addStatistics queues statistics.
+func (w *Writer) addStatistics(s *Statistics) error {
+	if w.err != nil || w.classic != nil {
+		return w.err
+	}
+	of := w.of(s.Interface)
+	if of == nil {
+		return fmt.Errorf("statistics of interface %d: %w", s.Interface, ErrInterface)
+	}
+	w.buf = appendStatistics(w.buf, of.id, s)
+	return nil
+}
+
+// of returns what was said of an Index, or nil if nothing was.
+func (w *Writer) of(index int) *described {
+	if uint(index) >= uint(len(w.interfaces)) || w.interfaces[index].latest == nil {
+		return nil
+	}
+	return &w.interfaces[index]
 }
 
 // news returns the comments of a packet without what the file says of its topic already.
@@ -163,6 +186,14 @@ func (w *Writer) Flush() error {
 // Packets returns the number of packets whose whole block has reached an output.
 func (w *Writer) Packets() uint64 { return w.packets }
 
+// Delivered returns how many packets of an Index the pcapng file has, those that are queued included.
+func (w *Writer) Delivered(index int) uint64 {
+	if of := w.of(index); of != nil {
+		return of.packets
+	}
+	return 0
+}
+
 // Size returns how many bytes the file has, those that are queued included.
 func (w *Writer) Size() int64 { return w.written + int64(len(w.buf)) }
 
@@ -178,15 +209,19 @@ func (w *Writer) Waiting() uint64 { return w.queued }
 // Next begins another file, which stands alone: what the packets to come need of what was written is queued again. What was
 // queued for the one before is lost if Flush has not written it.
 func (w *Writer) Next(out io.Writer) {
+	w.drop(w.buf)
 	w.out, w.written, w.safe, w.recalled = out, 0, 0, 0
+	for _, index := range w.order {
+		w.interfaces[index].packets = 0
+	}
 	w.Resume()
 }
 
 // Resume has a Writer write again whose output had failed and may do so no more: it goes on behind the last whole block, to
 // which the output has been cut back. The packets and statistics that were queued are lost.
 func (w *Writer) Resume() {
-	w.queued, w.err = 0, nil
-	w.buf = w.buf[:0]
+	w.drop(w.buf)
+	w.err = nil
 	w.stretch++
 	if w.classic != nil {
 		if w.written == 0 {
@@ -197,52 +232,44 @@ func (w *Writer) Resume() {
 	if w.written == 0 {
 		w.buf = appendSection(w.buf, w.section)
 	}
-	maps.DeleteFunc(w.ids, func(_ identity, id uint32) bool { return int(id) >= w.safe })
-	clear(w.current)
-	for _, i := range w.latest {
-		w.identify(i)
+	w.ids = w.ids[:w.safe]
+	for _, index := range w.order {
+		w.identify(w.interfaces[index].latest)
 	}
 	w.recall()
 }
 
-// remember keeps what files to come begin with, and returns what the one that is written lacks of b.
-func (w *Writer) remember(b Block) Block {
-	switch b := b.(type) {
-	case *Interface:
-		return w.rememberInterface(b)
-	case *Secrets:
-		return w.rememberSecrets(b)
+// addInterface makes b the interface of its Index, in files to come, too.
+func (w *Writer) addInterface(b *Interface) error {
+	if b.Index < 0 || b.Index >= mostIndexes {
+		return fmt.Errorf("describe interface %d: %w", b.Index, ErrInterface)
 	}
-	return b
-}
-
-// rememberInterface makes b the interface of its index in files to come, and returns a copy of it.
-func (w *Writer) rememberInterface(b *Interface) *Interface {
+	if b.Index >= len(w.interfaces) {
+		w.interfaces = append(w.interfaces, make([]described, b.Index+1-len(w.interfaces))...)
+	}
+	of := &w.interfaces[b.Index]
+	if of.latest == nil {
+		w.order = append(w.order, b.Index)
+	}
 	kept := *b
 	kept.Name, kept.Filter = strings.Clone(b.Name), strings.Clone(b.Filter)
-	at := slices.IndexFunc(w.latest, func(i *Interface) bool { return i.Index == b.Index })
-	if at < 0 {
-		at = len(w.latest)
-		w.latest = append(w.latest, &kept)
-	} else {
-		w.latest[at] = &kept
+	of.latest = &kept // after a failure, too, for when it is over
+	if w.err == nil && w.classic == nil {
+		w.identify(&kept)
 	}
-	if w.classic != nil {
-		w.current[b.Index] = uint32(at)
-	}
-	return &kept
+	return w.err
 }
 
-// identify makes b the interface of its index in this file, and adds its block if it is new to it.
-func (w *Writer) identify(b *Interface) {
-	key := identity{b.Index, b.Name, b.LinkType}
-	id, ok := w.ids[key]
-	if !ok {
-		id = uint32(len(w.ids))
-		w.ids[key] = id
-		w.buf = appendInterface(w.buf, b)
+// identify makes i the interface of its Index in this file, and adds its block if it is new to it.
+func (w *Writer) identify(i *Interface) {
+	key := identity{i.Index, i.Name, i.LinkType}
+	id := slices.Index(w.ids, key)
+	if id < 0 {
+		id = len(w.ids)
+		w.ids = append(w.ids, key)
+		w.buf = appendInterface(w.buf, i)
 	}
-	w.current[b.Index] = id
+	w.interfaces[i.Index].id = uint32(id)
 }
 
 // fail records that only n bytes of the buffer got out, and cuts the output back to its last whole block.
@@ -257,10 +284,21 @@ func (w *Writer) fail(n int, err error) {
 	w.written += int64(whole)
 	w.packets += packets
 	w.safe += interfaces
-	w.queued = 0
-	w.buf = w.buf[:0]
+	w.drop(w.buf[whole:])
 	if f, ok := w.out.(interface{ Truncate(int64) error }); ok && whole < n {
 		err = errors.Join(err, f.Truncate(w.written))
 	}
 	w.err = fmt.Errorf("capture output: %w", err)
+}
+
+// drop empties the buffer, of which the blocks in lost reach no output.
+func (w *Writer) drop(lost []byte) {
+	for w.classic == nil && len(lost) > 0 {
+		if le.Uint32(lost) == blockPacket {
+			id := le.Uint32(lost[8:])
+			w.interfaces[w.ids[id].index].packets--
+		}
+		lost = lost[le.Uint32(lost[4:]):]
+	}
+	w.queued, w.buf = 0, w.buf[:0]
 }
