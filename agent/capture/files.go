@@ -28,7 +28,8 @@ type files struct {
 	packets uint64                    // in file
 	began   time.Time                 // file's time, for its statistics
 	before  map[int]pcapng.Statistics // what was counted before file, by interface
-	over    <-chan struct{}           // file's time is; nil: it has none
+	over    <-chan struct{}           // file's time is; nil: it has none, or late is set
+	late    bool                      // file's time was seen to be over
 	stop    func() error              // the timer behind over
 
 	closing chan plugin.File // to be closed while the writer goes on
@@ -49,13 +50,14 @@ func newFiles(open func() (plugin.File, error), rotator plugin.Rotator, log *slo
 	}
 }
 
-// bootTimer returns what is closed after d of the boot clock, and what frees it. A timer that cannot be had is over never:
-// then only packets end a file.
+// bootTimer returns what is closed after d of the boot clock, and what frees it.
 func bootTimer(d time.Duration) (<-chan struct{}, func() error) {
 	t, err := boottime.NewTimer(d)
 	if err != nil {
-		slog.Warn("a file without packets stays open beyond its time", "because", err)
-		return nil, func() error { return nil }
+		slog.Warn("a file stays open beyond its time for as long as the phone sleeps", "because", err)
+		over := make(chan struct{})
+		t := time.AfterFunc(d, func() { close(over) })
+		return over, func() error { t.Stop(); return nil }
 	}
 	return t.C, t.Stop
 }
@@ -66,19 +68,28 @@ func (f *files) begin() error {
 	if err != nil {
 		return err
 	}
-	f.file, f.path, f.packets, f.began = file, file.Name(), 0, time.Now()
+	f.file, f.path, f.packets, f.began, f.late = file, file.Name(), 0, time.Now(), false
 	if f.opened++; f.opened > 1 {
 		f.log.Info("next file", "path", file.Name())
 	}
 	return nil
 }
 
-// full tells what is to be done before a packet is written to the file, which has that many bytes.
+// full tells what is to be done before a packet is written to the file, which has that many bytes. There is a rotator.
 func (f *files) full(size int64) plugin.Verdict {
-	if f.rotator == nil || f.packets == 0 {
+	if f.packets == 0 {
 		return plugin.Keep // an empty file would only make room for another one
 	}
-	return f.rotator.Full(plugin.Filling{Bytes: size, Packets: f.packets})
+	return f.rotator.Full(plugin.Filling{Bytes: size, Packets: f.packets, Over: f.late})
+}
+
+// look sees whether the file's time is over.
+func (f *files) look() {
+	select {
+	case <-f.over:
+		f.over, f.late = nil, true
+	default:
+	}
 }
 
 // several tells whether another file can follow the one that is open: none does behind a FIFO.

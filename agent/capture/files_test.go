@@ -50,7 +50,7 @@ func (n *numberedFiles) path(i int) string {
 }
 
 func (n *numberedFiles) Full(f plugin.Filling) plugin.Verdict {
-	over := n.packets > 0 && f.Packets >= n.packets || n.bytes > 0 && f.Bytes >= n.bytes || n.lasts > 0 && n.packets == 0
+	over := n.packets > 0 && f.Packets >= n.packets || n.bytes > 0 && f.Bytes >= n.bytes || f.Over
 	switch {
 	case over && n.opened == n.last:
 		return plugin.End
@@ -277,6 +277,28 @@ func TestRotationByTime(t *testing.T) {
 		t.Fatal(err)
 	}
 	if times, files := w.read(t); !cmp.Equal(times, upTo(3)) || len(files) != 3 {
+		t.Errorf("packets %v in %d files", times, len(files))
+	}
+}
+
+// Packets that come when the time of a file is over are in the next one, also where the writer did not get to see that before.
+func TestRotationByTimeWithPackets(t *testing.T) {
+	over := make(chan struct{})
+	w := startWriting(t, &numberedFiles{lasts: time.Minute}, func(w *writer) {
+		w.timer = func(time.Duration) (<-chan struct{}, func() error) { return over, func() error { return nil } }
+	})
+	w.send(1, 10)
+	w.taken(10)
+	w.do(func() {
+		close(over)
+		w.timer = func(time.Duration) (<-chan struct{}, func() error) { return nil, func() error { return nil } }
+		w.writeAll([]pcapng.Block{&pcapng.Packet{Interface: 2, Time: 11}, &pcapng.Packet{Interface: 4, Time: 12}})
+	})
+	w.send(13, 20)
+	if err := w.end(t); err != nil {
+		t.Fatal(err)
+	}
+	if times, files := w.read(t); !cmp.Equal(times, upTo(20)) || len(files) != 2 || len(files[0].Packets) != 10 {
 		t.Errorf("packets %v in %d files", times, len(files))
 	}
 }

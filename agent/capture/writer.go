@@ -125,7 +125,7 @@ func (w *writer) run(head pcapng.Section) error {
 		case f := <-w.asked:
 			f() // as a rule that leaves nothing to be flushed: a question has nothing written or synced
 		case <-w.over:
-			w.over = nil
+			w.look()
 			w.fits()
 			continue
 		case <-due:
@@ -212,6 +212,7 @@ func (w *writer) writeAside() {
 }
 
 func (w *writer) writeAll(blocks []pcapng.Block) {
+	w.look()
 	for _, block := range blocks {
 		switch b := block.(type) {
 		case *pcapng.Packet:

@@ -28,7 +28,7 @@ func (w *writer) writePacket(p *pcapng.Packet) {
 	if w.sated || !w.fits() {
 		return
 	}
-	if !w.usable() {
+	if !w.working() && !w.usable() {
 		w.ignored++
 		return
 	}
@@ -51,7 +51,7 @@ func (w *writer) writePacket(p *pcapng.Packet) {
 
 // fits makes room for a packet in a file, and returns false if there is no more file for it.
 func (w *writer) fits() bool {
-	if w.file == nil {
+	if w.rotator == nil || w.file == nil {
 		return true
 	}
 	// What it began with counts for nothing: a limit that is less than that would leave each file a single packet.
@@ -130,15 +130,19 @@ func (w *writer) writeCounters(s *pcapng.Statistics) {
 func (w *writer) write(b pcapng.Block) error {
 	worked := w.working()
 	err := w.out.Write(b)
+	if err == nil {
+		if w.out.Queued() == 0 {
+			w.flushed()
+		}
+		return nil
+	}
 	switch {
-	case err == nil && w.out.Queued() == 0:
-		w.flushed()
 	case errors.Is(err, pcapng.ErrLinkType):
 		if !w.misfits {
 			w.misfits = true
 			w.log.Warn("some packets are left out: pcapng, or a capture on any, would have them", "because", err)
 		}
-	case err != nil && worked && !errors.Is(err, pcapng.ErrInterface):
+	case worked && !errors.Is(err, pcapng.ErrInterface):
 		w.fail(err)
 	}
 	return err

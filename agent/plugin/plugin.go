@@ -299,6 +299,7 @@ type Rotator interface {
 type Filling struct {
 	Bytes   int64 // those that are not yet written included, before they are compressed
 	Packets uint64
+	Over    bool // its time is, which is that of Lasts
 }
 
 // Verdict is what is to become of a file.

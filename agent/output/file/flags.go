@@ -12,6 +12,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"droidtap/agent/boottime"
 	"droidtap/agent/plugin"
 )
 
@@ -61,7 +62,7 @@ func open(c *cli.Context) (*opener, error) {
 		tmp:    "/data/local/tmp",
 		stdout: os.Stdout,
 		now:    time.Now,
-		boot:   bootClock(),
+		boot:   boottime.Now,
 		ext:    ".pcapng",
 	}
 	if c.String("format") == "pcap" || c.Bool("P") {

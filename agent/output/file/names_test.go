@@ -160,7 +160,7 @@ func TestNames(t *testing.T) {
 			ended := false
 			for _, s := range tt.steps {
 				c.advance(s.after)
-				switch o.Full(plugin.Filling{Bytes: s.bytes, Packets: 1}) {
+				switch o.Full(plugin.Filling{Bytes: s.bytes, Packets: 1, Over: o.over()}) {
 				case plugin.Next:
 					write()
 				case plugin.End:

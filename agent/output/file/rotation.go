@@ -5,7 +5,6 @@ package file
 import (
 	"time"
 
-	"droidtap/agent/boottime"
 	"droidtap/agent/plugin"
 )
 
@@ -31,7 +30,7 @@ func (r *rotation) rotates() bool {
 func (o *opener) Full(f plugin.Filling) plugin.Verdict {
 	full := o.size > 0 && f.Bytes >= o.size || o.packets > 0 && f.Packets >= o.packets
 	switch {
-	case !full && !o.over():
+	case !full && !f.Over:
 		return plugin.Keep
 	case o.single, o.last > 0 && o.opened >= o.last:
 		return plugin.End
@@ -66,18 +65,3 @@ func (o *opener) Persists() bool { return o.rotates() }
 
 // Limits is plugin.Limiter's.
 func (o *opener) Limits() (time.Duration, uint64) { return o.duration, o.most }
-
-// bootClock returns a clock that is asked before each packet: the boot clock takes a system call, which is made each
-// millisecond at most. No phone falls asleep and wakes up in that.
-func bootClock() func() time.Duration {
-	var asked time.Time
-	var boot time.Duration
-	return func() time.Duration {
-		since := time.Since(asked)
-		if asked.IsZero() || since >= time.Millisecond {
-			// In this order it may be late, and never early: a file whose timer is over would not be.
-			boot, asked, since = boottime.Now(), time.Now(), 0
-		}
-		return boot + since
-	}
-}

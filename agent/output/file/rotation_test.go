@@ -66,7 +66,7 @@ func TestLasts(t *testing.T) {
 	next()
 	check(40 * time.Second)
 	c.advance(40 * time.Second)
-	if o.Full(plugin.Filling{Packets: 1}) != plugin.Next {
+	if o.Full(plugin.Filling{Packets: 1, Over: o.over()}) != plugin.Next {
 		t.Error("it goes on")
 	}
 	next()
