@@ -39,7 +39,6 @@ func BenchmarkWriteAll(b *testing.B) {
 			w := newWriter(f, 0, false)
 			w.out = pcapng.NewWriter(io.Discard, pcapng.Section{})
 			w.syncer = newSyncer(0, w.log)
-			defer w.syncer.end()
 			var blocks []pcapng.Block
 			for i := range c.interfaces {
 				w.write(&pcapng.Interface{Index: i, Name: fmt.Sprint("rmnet", i), LinkType: pcapng.Raw})

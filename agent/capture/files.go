@@ -154,16 +154,19 @@ func (f *files) closeAll() {
 
 // syncer has what is written survive a power cut, a little later and without holding up the writer.
 type syncer struct {
-	every time.Duration // from the start of a sync to the next; 0: at once
+	every time.Duration // from the start of a sync to the next, at least
 	dirty chan plugin.Syncer
 	ended chan struct{}
 	log   *slog.Logger
+	after func(time.Duration) <-chan time.Time
+	now   func() time.Time
 }
 
 func newSyncer(every time.Duration, log *slog.Logger) *syncer {
-	s := &syncer{every: every, log: log, dirty: make(chan plugin.Syncer, 1), ended: make(chan struct{})}
-	go s.run()
-	return s
+	return &syncer{
+		every: every, log: log, after: time.After, now: time.Now,
+		dirty: make(chan plugin.Syncer, 1), ended: make(chan struct{}),
+	}
 }
 
 // wrote says that there is more in a file. One that waits for its turn gives way: either it is the same, or it is being closed,
@@ -180,14 +183,25 @@ func (s *syncer) wrote(f plugin.File) {
 	s.dirty <- syncs
 }
 
+// run ends by end. It waits for no time while there is nothing to sync.
 func (s *syncer) run() {
+	var began time.Time // the last sync
 	failed := false
 	for {
 		select {
 		case <-s.ended:
 			return
 		case f := <-s.dirty:
-			began := time.Now()
+			select {
+			case <-s.ended:
+				return
+			case <-s.after(s.every - s.now().Sub(began)):
+			}
+			select {
+			case f = <-s.dirty:
+			default: // it is the latest one
+			}
+			began = s.now()
 			// One that was closed meanwhile is on the disk.
 			err := f.Sync()
 			switch {
@@ -197,11 +211,6 @@ func (s *syncer) run() {
 			default:
 				failed = true
 				s.log.Warn("what was captured may not survive a power cut", "because", err)
-			}
-			select {
-			case <-s.ended:
-				return
-			case <-time.After(s.every - time.Since(began)):
 			}
 		}
 	}

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 )
 
 // slow is a file whose Sync takes until it is told to end.
@@ -23,6 +24,7 @@ func (s *slow) Sync() error { s.begun <- struct{}{}; return <-s.end }
 func TestSyncer(t *testing.T) {
 	var said strings.Builder
 	s := newSyncer(0, slog.New(slog.NewTextHandler(&said, nil)))
+	go s.run()
 	f := &slow{begun: make(chan struct{}), end: make(chan error)}
 	s.wrote(unnamed{}) // a pipe
 	for range 3 {
@@ -52,6 +54,7 @@ func TestSyncer(t *testing.T) {
 // A file that was ended while a sync ran keeps no room from the next one, to which perhaps nothing more is written for long.
 func TestSyncerTakesTheLatestFile(t *testing.T) {
 	s := newSyncer(0, slog.New(slog.DiscardHandler))
+	go s.run()
 	ended := &slow{begun: make(chan struct{}), end: make(chan error)}
 	next := &slow{begun: make(chan struct{}), end: make(chan error)}
 	s.wrote(ended)
@@ -67,4 +70,42 @@ func TestSyncerTakesTheLatestFile(t *testing.T) {
 		ended.end <- nil
 	}
 	s.end()
+}
+
+// What comes soon after a sync began waits for the rest of the time, and what comes later for none. It is the file of then that is synced.
+func TestSyncerWaits(t *testing.T) {
+	s := newSyncer(time.Minute, slog.New(slog.DiscardHandler))
+	clock := start
+	asked, over := make(chan time.Duration), make(chan time.Time)
+	s.now = func() time.Time { return clock }
+	s.after = func(d time.Duration) <-chan time.Time { asked <- d; return over }
+	first := &slow{begun: make(chan struct{}, 1), end: make(chan error)}
+	next := &slow{begun: make(chan struct{}, 1), end: make(chan error)}
+	go s.run()
+	s.wrote(first)
+	if d := <-asked; d > 0 {
+		t.Errorf("the first sync waits %v", d)
+	}
+	over <- time.Time{}
+	<-first.begun
+	clock = clock.Add(10 * time.Second)
+	first.end <- nil
+	s.wrote(first)
+	if d := <-asked; d != 50*time.Second {
+		t.Errorf("the second sync waits %v", d)
+	}
+	s.wrote(next)
+	clock = clock.Add(50 * time.Second)
+	over <- time.Time{}
+	<-next.begun
+	clock = clock.Add(time.Minute)
+	next.end <- nil
+	s.wrote(next)
+	if d := <-asked; d != 0 {
+		t.Errorf("the third sync waits %v", d)
+	}
+	s.end()
+	if len(first.begun) != 0 {
+		t.Error("the file that was ended is synced again")
+	}
 }

@@ -14,8 +14,9 @@ import (
 
 const (
 	// flushEvery is how long a block may wait in the writer's buffer, and syncEvery how long what was written may be lost
-	// by a power cut: less than a second in all, with what a sync takes (make bench-powercut).
-	flushEvery = 500 * time.Millisecond
+	// by a power cut: less than a second in all, with what a sync takes (make bench-powercut). What comes after as long
+	// without any is written and synced at once, in the wake-up that brought it.
+	flushEvery = 250 * time.Millisecond
 	syncEvery  = 250 * time.Millisecond
 	// retryEvery is how often a writer tries again that may go on when there is room, while packets come.
 	retryEvery = time.Second
@@ -55,7 +56,8 @@ type writer struct {
 	misfits   bool           // that some have another link type than their file was said
 	notes     map[int][]note // by interface: comments for its next packet
 	pause     pause
-	unflushed bool // something was handed to out since the last flush
+	unflushed bool      // something was handed to out since the last flush
+	flushedAt time.Time // when all of it was in the file, or run began
 }
 
 // pause is when the output has failed and may do so no more.
@@ -100,12 +102,14 @@ func (w *writer) run(head pcapng.Section) error {
 		out = w.file
 	}
 	w.out = w.format(out, head)
+	w.flushedAt = w.now()
 	go w.closeAll()
 	every := syncEvery
 	if w.eager {
 		every = 0
 	}
 	w.syncer = newSyncer(every, w.log)
+	go w.syncer.run()
 	defer w.syncer.end()
 	var due <-chan time.Time // of the blocks in the buffer; nil: there is none
 	for {
@@ -133,12 +137,14 @@ func (w *writer) run(head pcapng.Section) error {
 			due = nil
 			continue
 		}
-		switch {
+		switch wait := flushEvery - w.now().Sub(w.flushedAt); {
 		case !w.unflushed:
-		case w.eager:
+			due = nil
+		case w.eager, wait <= 0:
 			w.flush()
+			due = nil
 		case due == nil:
-			due = w.after(flushEvery)
+			due = w.after(wait)
 		}
 	}
 }

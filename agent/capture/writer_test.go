@@ -33,29 +33,41 @@ type arrivals chan int
 
 func (a arrivals) Write(b []byte) (int, error) { a <- len(b); return len(b), nil }
 
-// The first block that stays in the buffer starts the time after which it is written, and nothing else does.
+// What comes long after the last flush is written at once, and starts no time. The first block that comes soon after it starts the
+// rest of that time, and nothing else does.
 func TestWriterFlushes(t *testing.T) {
 	out, ended := make(arrivals, 10), make(chan struct{})
 	w := writerTo(t, out, 0, false)
+	clock := start // the writer's
 	asked := make(chan time.Duration, 10)
 	due := make(chan time.Time)
+	w.now = func() time.Time { return clock }
 	w.after = func(d time.Duration) <-chan time.Time { asked <- d; return due }
 	go func() { w.run(pcapng.Section{}); close(ended) }()
-	block := func(n int) *batch { return &batch{blocks: []pcapng.Block{&pcapng.Interface{Index: n, Name: "a"}}} }
-	for round := range 3 {
-		w.in <- block(2 * round)
-		w.in <- block(2*round + 1)
+	come := func(n int) {
+		w.in <- &batch{blocks: []pcapng.Block{&pcapng.Interface{Index: n, Name: "a"}}}
 		for taken := false; !taken; { // else the time may be over before
 			w.do(func() { taken = len(w.in) == 0 })
 		}
-		if d := <-asked; d != flushEvery {
-			t.Errorf("%v, want %v", d, flushEvery)
+	}
+	pass := func(d time.Duration) { w.do(func() { clock = clock.Add(d) }) }
+	for round := range 3 {
+		pass(flushEvery)
+		come(3 * round)
+		if n := <-out; n == 0 {
+			t.Error("nothing is written")
+		}
+		pass(flushEvery / 5)
+		come(3*round + 1)
+		pass(flushEvery / 5)
+		come(3*round + 2)
+		if d := <-asked; d != flushEvery*4/5 {
+			t.Errorf("%v, want %v", d, flushEvery*4/5)
 		}
 		due <- time.Time{}
 		if n := <-out; n == 0 {
 			t.Error("nothing is written")
 		}
-		w.do(func() {})
 	}
 	close(w.in)
 	<-ended

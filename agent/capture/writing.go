@@ -184,6 +184,7 @@ func (w *writer) flush() {
 
 // flushed is called when all that was written is in the file.
 func (w *writer) flushed() {
+	w.flushedAt = w.now()
 	if w.file == nil {
 		return
 	}
