@@ -45,6 +45,7 @@ const (
 type table struct {
 	types, strings []byte
 	starts         []uint32 // by type ID; that of 0, void, is not valid
+	bodies         []uint32 // the IDs of structs and typedefs whose names may be needed
 	steps          int      // members that may still be looked at; negative when there were too many
 }
 
@@ -102,23 +103,45 @@ func parse(raw []byte) (*table, error) {
 	return t, t.index()
 }
 
-// index fills in starts.
+// index fills in starts and bodies.
 func (t *table) index() error {
+	le := binary.LittleEndian
+	var needed uint64 // what begins has of them
+	for _, n := range needs {
+		needed |= begins([]byte(n.name))
+	}
 	for at := 0; at < len(t.types); {
 		if at > math.MaxUint32 || len(t.types)-at < typeLen {
 			return errors.New("BTF ends within a type")
 		}
 		id := len(t.starts)
 		t.starts = append(t.starts, uint32(at))
-		n, err := length(binary.LittleEndian.Uint32(t.types[at+4:]))
+		head := t.types[at : at+typeLen]
+		info := le.Uint32(head[4:])
+		n, err := length(info)
 		if err != nil {
 			return fmt.Errorf("type %d: %w", id, err)
 		}
 		if at += n; at > len(t.types) {
 			return errors.New("BTF ends within a type")
 		}
+		if k := info >> 24 & 0x1f; k != kindStruct && k != kindTypedef {
+			continue
+		}
+		if name := le.Uint32(head); uint64(name) < uint64(len(t.strings)) && begins(t.strings[name:])&needed != 0 {
+			t.bodies = append(t.bodies, uint32(id))
+		}
 	}
 	return nil
+}
+
+// begins returns a bit for the first two bytes of a name. Few names have one of those that are needed, and the others are not looked at
+// further.
+func begins(name []byte) uint64 {
+	if len(name) < 2 {
+		return 0
+	}
+	return 1 << ((uint(name[0])*31 + uint(name[1])) % 64)
 }
 
 // length returns how many bytes a type takes.
@@ -158,11 +181,8 @@ func (t *table) named() map[string][]uint32 {
 	for _, n := range needs {
 		ids[n.name] = nil
 	}
-	for id := uint32(1); int(id) < len(t.starts); id++ {
+	for _, id := range t.bodies {
 		ty, _ := t.at(id)
-		if k := ty.kind(); k != kindStruct && k != kindTypedef {
-			continue
-		}
 		name := t.text(ty.name)
 		if _, ok := ids[string(name)]; ok {
 			ids[string(name)] = append(ids[string(name)], id)
