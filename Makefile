@@ -39,7 +39,8 @@ NETD            ?= scripts/netd/netd.o
 VARIANTS_tlskey := ring
 OBJECTS         := $(foreach s,$(patsubst bpf/src/%.bpf.c,%,$(SOURCES)),$(foreach v,$(or $(VARIANTS_$(s)),$(VARIANTS)),$(OBJDIR)/$(s).$(v).o))
 
-# The same bytes on every machine: a pinned clang, no path of this one.
+# The same bytes on every machine: a pinned clang, no path of this one. Lines and functions of the source (.BTF.ext) are
+# half of an object, and would be parsed and told to the kernel at each start.
 define variant
 $(OBJDIR)/%.$(1).o: bpf/src/%.bpf.c $(wildcard bpf/src/*.h) Makefile scripts/clang.sh
 	@mkdir -p $$(@D)
@@ -47,7 +48,7 @@ $(OBJDIR)/%.$(1).o: bpf/src/%.bpf.c $(wildcard bpf/src/*.h) Makefile scripts/cla
 	$$$$P/bin/clang -target bpfel -mcpu=v2 -O2 -g -Wall -Werror -fno-ident -fdebug-compilation-dir . \
 		-nostdinc -isystem $$$$P/include -isystem $$$$($$$$P/bin/clang -print-resource-dir)/include \
 		$$(FEATURES_$(1)) -c $$< -o $$@; \
-	$$$$P/bin/llvm-strip -g $$@
+	$$$$P/bin/llvm-strip -g -R .BTF.ext -R .rel.BTF.ext $$@
 endef
 $(foreach v,$(VARIANTS),$(eval $(call variant,$(v))))
 # The programs of the tests' netd: one object, in the same way.

@@ -13,7 +13,6 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
-	"github.com/cilium/ebpf/btf"
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
@@ -41,10 +40,11 @@ func open(t *testing.T, name string) *ebpf.CollectionSpec {
 // functions is the code of every function of a program, as text.
 func functions(insns asm.Instructions) map[string]string {
 	all := map[string]string{}
-	name := ""
+	name := insns[0].Symbol()
+	called := insns.FunctionReferences()
 	for i := range insns {
-		if f := btf.FuncMetadata(&insns[i]); f != nil {
-			name = f.Name
+		if s := insns[i].Symbol(); slices.Contains(called, s) {
+			name = s
 		}
 		all[name] += fmt.Sprintf("%v\n", insns[i])
 	}

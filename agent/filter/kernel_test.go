@@ -12,7 +12,6 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
-	"github.com/cilium/ebpf/btf"
 	"github.com/cilium/ebpf/rlimit"
 	"golang.org/x/sys/unix"
 
@@ -50,7 +49,7 @@ func stub(t *testing.T, name string) asm.Instructions {
 			continue
 		}
 		end := start + 1
-		for end < len(p.Instructions) && btf.FuncMetadata(&p.Instructions[end]) == nil {
+		for end < len(p.Instructions) && p.Instructions[end].Symbol() == "" {
 			end++
 		}
 		body := slices.Clone(p.Instructions[start:end])
