@@ -86,9 +86,10 @@ type capture struct {
 	ignored uint64
 	counts  plugin.Counts
 
-	mu      sync.Mutex // of what follows, and of the streams of those that run
-	started bool       // streams are read
-	later   []func() error
+	mu      sync.Mutex     // of what follows, and of the streams of those that run
+	started bool           // streams are read
+	beside  sync.WaitGroup // what sources do beside the end of the capture
+	failed  []error        // of that
 }
 
 // running is a source with what it holds in the kernel.
@@ -170,7 +171,7 @@ func (c *capture) prepare(release string) (t plugin.Target, err error) {
 	for _, choice := range p.Choices {
 		c.Log.Info("plan: " + choice.String())
 	}
-	t = plugin.Target{Plan: p, Types: types, Log: c.Log, Buffer: c.Buffer, Wakeup: c.Buffer / 4, Each: c.Unbuffered, Emit: c.emit, Later: c.finally, Fail: c.fail}
+	t = plugin.Target{Plan: p, Types: types, Log: c.Log, Buffer: c.Buffer, Wakeup: c.Buffer / 4, Each: c.Unbuffered, Emit: c.emit, Go: c.async, Fail: c.fail}
 	if err := c.load(t, k); err != nil {
 		return t, err
 	}
@@ -318,19 +319,22 @@ func (c *capture) most(p Probe, ring *ebpf.Map) time.Duration {
 	return longest
 }
 
-// finally has f called by unload.
-func (c *capture) finally(f func() error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.later = append(c.later, f)
+// async has f called beside what else is done until unload.
+func (c *capture) async(f func() error) {
+	c.beside.Go(func() {
+		if err := f(); err != nil {
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			c.failed = append(c.failed, err)
+		}
+	})
 }
 
-// unload does what was to be done at last, and frees what load loaded, in reverse order.
+// unload frees what load loaded, in reverse order.
 func (c *capture) unload() error {
 	var errs []error
-	for _, f := range c.later {
-		errs = append(errs, f())
-	}
+	c.beside.Wait()
+	errs = append(errs, c.failed...)
 	for _, r := range slices.Backward(c.running) {
 		for _, s := range slices.Backward(r.streams) {
 			errs = append(errs, s.Close())

@@ -263,9 +263,8 @@ type Target struct {
 	// the writer, and does not wait for it. It is written ahead of the packets that wait for a Follower. The comment of statistics is repeated at the next packet of their interface that is not older: programs that
 	// show captures show it there.
 	Emit func(pcapng.Block)
-	// Later has f called once the file is closed and before the capture returns: for what takes long and changes nothing of what
-	// was captured.
-	Later func(f func() error)
+	// Go has f called beside what else there is to do. The capture returns when it has ended.
+	Go func(f func() error)
 	// Fail ends the capture with err: the source has nothing left to watch.
 	Fail func(err error)
 }

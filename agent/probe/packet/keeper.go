@@ -151,11 +151,15 @@ func (k *keeper) Close() error {
 	}
 	k.taps = nil
 	if len(idle) > 0 {
-		// Which waits until none of the programs runs any more. The others would wait for that again.
+		// Which waits until none of the programs runs any more. The others would wait for that again, one after the other.
 		errs = append(errs, idle[0].Close())
-		for _, a := range idle[1:] {
-			k.target.Later(a.Close)
-		}
+		k.target.Go(func() error {
+			var errs []error
+			for _, a := range idle[1:] {
+				errs = append(errs, a.Close())
+			}
+			return errors.Join(errs...)
+		})
 	}
 	k.giveUp(boottime.Now(), nil, nil)
 	for _, prog := range k.programs {
