@@ -25,6 +25,7 @@ type batch struct {
 	used    int             // bytes of arena
 	bytes   int             // of all records
 	settled int             // of blocks
+	more    bool            // records were behind its last one in the ring
 
 	ring lender // in which records lie; nil: none does
 	loan uint64 // by its number there
@@ -68,7 +69,7 @@ func (b *batch) release() {
 func (b *batch) reset() *batch {
 	clear(b.blocks)
 	b.blocks, b.packets = b.blocks[:0], b.packets[:0]
-	b.used, b.bytes, b.settled = 0, 0, 0
+	b.used, b.bytes, b.settled, b.more = 0, 0, 0, false
 	return b
 }
 
@@ -81,7 +82,7 @@ func (b *batch) keep() *batch {
 			size += cap(p.Data)
 		}
 	}
-	kept := &batch{bytes: b.bytes}
+	kept := &batch{bytes: b.bytes, more: b.more}
 	packets, arena := make([]pcapng.Packet, 0, n), make([]byte, 0, size)
 	for i, block := range b.blocks {
 		if block == nil {

@@ -166,6 +166,7 @@ func read(s *stream, batches pool, send func(*batch)) (t tally, err error) {
 			b.add(block, raw)
 		}
 		if b.full() {
+			b.more = true
 			deliver()
 			looked = false
 		}

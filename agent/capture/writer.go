@@ -57,7 +57,7 @@ type writer struct {
 	notes     map[int][]note // by interface: comments for its next packet
 	pause     pause
 	unflushed bool      // something was handed to out since the last flush
-	flushedAt time.Time // when all of it was in the file, or run began
+	flushedAt time.Time // when it was, or run began
 }
 
 // pause is when the output has failed and may do so no more.
@@ -114,12 +114,14 @@ func (w *writer) run(head pcapng.Section) error {
 	var due <-chan time.Time // of the blocks in the buffer; nil: there is none
 	for {
 		w.written.Store(w.out.Packets())
+		more := false // comes soon
 		select {
 		case b, open := <-w.in:
 			w.writeAside()
 			if !open {
 				return w.finish()
 			}
+			more = b.more
 			w.take(b)
 		case <-w.more:
 			w.writeAside()
@@ -140,11 +142,11 @@ func (w *writer) run(head pcapng.Section) error {
 		switch wait := flushEvery - w.now().Sub(w.flushedAt); {
 		case !w.unflushed:
 			due = nil
-		case w.eager, wait <= 0:
+		case w.eager, wait <= 0 && !more:
 			w.flush()
 			due = nil
 		case due == nil:
-			due = w.after(wait)
+			due = w.after(max(wait, flushEvery/2))
 		}
 	}
 }

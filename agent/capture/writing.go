@@ -180,20 +180,20 @@ func (w *writer) flush() {
 		return
 	}
 	w.flushed()
+	w.flushedAt = w.now()
+	if w.file != nil {
+		w.syncer.wrote(w.file) // and not behind each write of a full buffer: one sync is for all that one look found
+	}
 }
 
 // flushed is called when all that was written is in the file.
 func (w *writer) flushed() {
-	w.flushedAt = w.now()
-	if w.file == nil {
+	if w.file == nil || w.pause.why == nil {
 		return
 	}
-	w.syncer.wrote(w.file)
-	if w.pause.why != nil {
-		w.log.Warn("the output works again", "path", w.file.Name(), "packets not written", w.lost(),
-			"after", w.now().Sub(w.pause.since).Round(time.Millisecond))
-		w.pause = pause{told: w.lost()}
-	}
+	w.log.Warn("the output works again", "path", w.file.Name(), "packets not written", w.lost(),
+		"after", w.now().Sub(w.pause.since).Round(time.Millisecond))
+	w.pause = pause{told: w.lost()}
 }
 
 // fail is called once for each time that the output stops working.
