@@ -44,6 +44,7 @@ type perfEvents struct {
 	flushed   atomic.Bool
 	closed    atomic.Bool
 	slept     atomic.Bool // perhaps: no event may be good any more
+	reading   bool        // the reader's: it has mu
 
 	mu       sync.Mutex // of what follows; Close waits for it before it unmaps
 	uevents  int        // the socket; -1: none
@@ -152,10 +153,22 @@ func (p *perfEvents) reequip(cpu int) {
 }
 
 // Next is that of plugin.Ring, but for records that are fewer than the watermark and came before the deadline: they are found
-// at the deadline only.
+// at the deadline only. From a record to the next call the rings are the reader's, and Close waits for that call: to lock them for each
+// record would cost as much as to read it.
 func (p *perfEvents) Next(buf []byte, deadline time.Time) ([]byte, error) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
+	if !p.reading {
+		p.mu.Lock()
+		p.reading = true
+	}
+	raw, err := p.next(buf, deadline)
+	if err != nil {
+		p.reading = false
+		p.mu.Unlock()
+	}
+	return raw, err
+}
+
+func (p *perfEvents) next(buf []byte, deadline time.Time) ([]byte, error) {
 	for !p.closed.Load() {
 		if raw, err := p.merge.Next(buf); raw != nil || err != nil {
 			return raw, err
@@ -258,7 +271,7 @@ func (p *perfEvents) Flush() error {
 	return p.wake()
 }
 
-// Close ends a wait of Next. Another call does nothing.
+// Close ends a wait of Next. Another call does nothing. The reader itself calls it behind an error of Next.
 func (p *perfEvents) Close() error {
 	if p.closed.Swap(true) {
 		return nil

@@ -47,6 +47,12 @@ type ring interface {
 	Close() error
 }
 
+// copying is what a ring is that lends nothing.
+type copying struct{}
+
+func (copying) lends() bool            { return false }
+func (copying) lend() (lender, uint64) { return nil, 0 }
+
 // errEmpty asks to hand on what came from a ring, for the next call may wait for long.
 var errEmpty = errors.New("the ring is empty")
 
@@ -84,11 +90,15 @@ func openRing(m *ebpf.Map, o ringOptions, log *slog.Logger) (ring, error) {
 	if err != nil {
 		return nil, err
 	}
-	return newPerfBuffer(p, min(o.most, latency), time.Now), nil
+	if o.each {
+		return &promptBuffer{Ring: p, now: time.Now, sleep: time.Sleep}, nil
+	}
+	return newPerfBuffer(p, min(o.most, latency), o.most, perCPU/16, time.Now), nil
 }
 
 // foreign is a ring that a source brought. It wakes by itself when it has records.
 type foreign struct {
+	copying
 	plugin.Ring
 	told bool // errEmpty was returned since the last record
 }
@@ -105,9 +115,7 @@ func (f *foreign) next(buf []byte) ([]byte, error) {
 	}
 	return raw, err
 }
-func (f *foreign) lends() bool            { return false }
-func (f *foreign) lend() (lender, uint64) { return nil, 0 }
-func (f *foreign) flush() error           { return f.Flush() }
+func (f *foreign) flush() error { return f.Flush() }
 
 // tally is what a reader has seen.
 type tally struct {
