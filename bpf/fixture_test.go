@@ -34,7 +34,7 @@ type event struct {
 
 type settings struct {
 	Snaplen, Directions, Owner, Wakeup, LoopbackOnce, Others, Unattributed uint32
-	SockUID, SockCgroup, CgroupNode, NodeID                                uint32
+	Cgroups, SockUID, SockCgroup, CgroupNode, NodeID                       uint32
 }
 
 // Keys and values of the maps of owner.h. Ports are big endian.
@@ -66,7 +66,7 @@ type firstPorts struct {
 	Seen           uint64
 }
 
-type counts struct{ In, Out, Received, Dropped, Unattributed uint64 }
+type counts struct{ In, Out, Received, Dropped, Unattributed, Ifindex uint64 }
 
 const (
 	ingress, egress = 1, 2
@@ -77,7 +77,8 @@ const (
 	ignore          = 0 // OWNER_IGNORE, OWNER_TELL and OWNER_FILTER
 	tell            = 1
 	byOwner         = 2
-	loopback        = 1          // its ifindex, in every namespace
+	loopback        = 1 // its ifindex, in every namespace
+	slots           = 256
 	actUnspec       = 0xffffffff // TC_ACT_UNSPEC
 )
 
@@ -90,7 +91,7 @@ var programs = []struct {
 // sockets are its filters of packet sockets.
 var sockets = []string{"l2_socket", "l3_socket"}
 
-func needRoot(t *testing.T) {
+func needRoot(t testing.TB) {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("needs root to load bpf programs")
@@ -101,7 +102,7 @@ func needRoot(t *testing.T) {
 }
 
 // open opens an object by its name in bpf.Names.
-func open(t *testing.T, name string) *ebpf.CollectionSpec {
+func open(t testing.TB, name string) *ebpf.CollectionSpec {
 	t.Helper()
 	part := strings.Split(name, ".")
 	spec, err := bpf.Open(part[0], part[1])
@@ -129,6 +130,7 @@ func forPacketObjects(t *testing.T, test func(t *testing.T, name string)) {
 type config struct {
 	settings
 	interfaces []uint32                   // keys of the map; nil: 0 and loopback
+	slots      []uint32                   // interfaces that have a slot
 	uids       []uint32                   // that pass
 	verdicts   map[uint32]uint8           // entries of the map of uids, besides
 	buffer     int                        // bytes, for perf on each processor
@@ -167,7 +169,7 @@ func (p perfBuffer) next() ([]byte, error) {
 	}
 }
 
-func start(t *testing.T, name string, c config) *capture {
+func start(t testing.TB, name string, c config) *capture {
 	t.Helper()
 	spec := open(t, name)
 	if v, ok := spec.Variables["settings"]; ok {
@@ -183,6 +185,9 @@ func start(t *testing.T, name string, c config) *capture {
 	for _, index := range c.interfaces {
 		spec.Maps["interfaces"].Contents = append(spec.Maps["interfaces"].Contents,
 			ebpf.MapKV{Key: index, Value: make([]counts, ebpf.MustPossibleCPU())})
+	}
+	for _, index := range c.slots {
+		spec.Maps["slots"].Contents = append(spec.Maps["slots"].Contents, ebpf.MapKV{Key: index % slots, Value: claim(index)})
 	}
 	for _, uid := range c.uids {
 		spec.Maps["uids"].Contents = append(spec.Maps["uids"].Contents, ebpf.MapKV{Key: uid, Value: uint8(1)})
@@ -208,7 +213,16 @@ func start(t *testing.T, name string, c config) *capture {
 	return &capture{coll, openRing(t, coll.Maps["events"], c.buffer)}
 }
 
-func openRing(t *testing.T, m *ebpf.Map, buffer int) ring {
+// claim is the value of a slot of an interface.
+func claim(ifindex uint32) []counts {
+	cpus := make([]counts, ebpf.MustPossibleCPU())
+	for i := range cpus {
+		cpus[i].Ifindex = uint64(ifindex)
+	}
+	return cpus
+}
+
+func openRing(t testing.TB, m *ebpf.Map, buffer int) ring {
 	t.Helper()
 	var r ring
 	if m.Type() == ebpf.RingBuf {

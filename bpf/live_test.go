@@ -31,7 +31,7 @@ type space struct {
 
 // newSpace makes a namespace whose loopback interface takes packets of mtu bytes
 // and leaves the test's goroutine in it.
-func newSpace(t *testing.T, mtu int) space {
+func newSpace(t testing.TB, mtu int) space {
 	t.Helper()
 	runtime.LockOSThread()
 	ns, err := netns.New()
@@ -63,7 +63,7 @@ func newSpace(t *testing.T, mtu int) space {
 
 // enter moves the goroutine of a subtest into the namespace. The thread is never
 // unlocked, so it ends with the goroutine.
-func (s space) enter(t *testing.T) {
+func (s space) enter(t testing.TB) {
 	t.Helper()
 	runtime.LockOSThread()
 	if err := netns.Set(s.ns); err != nil {

@@ -25,7 +25,7 @@ type socket struct {
 const here, there = 40000, 443 // ports
 
 // open opens the socket in the namespace of the thread.
-func (s socket) open(t *testing.T, uid int) int {
+func (s socket) open(t testing.TB, uid int) int {
 	t.Helper()
 	fd, err := unix.Socket(s.family, s.kind|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -57,7 +57,7 @@ func (s socket) open(t *testing.T, uid int) int {
 }
 
 // address is of a socket; a link-local one is of the interface other.
-func address(t *testing.T, family int, addr string, port int) unix.Sockaddr {
+func address(t testing.TB, family int, addr string, port int) unix.Sockaddr {
 	t.Helper()
 	a := netip.MustParseAddr(addr)
 	if family == unix.AF_INET {
@@ -77,7 +77,7 @@ func address(t *testing.T, family int, addr string, port int) unix.Sockaddr {
 const linkLocal = "fe80::1"
 
 // configure gives the interface other its addresses, and a default route that leads out of it.
-func (s space) configure(t *testing.T) {
+func (s space) configure(t testing.TB) {
 	t.Helper()
 	link, err := netlink.LinkByName("other")
 	if err != nil {

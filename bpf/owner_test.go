@@ -21,9 +21,10 @@ var tiers = []tier{
 	{"lookup", "packet.ring.o", true},
 }
 
-// offsets fills in where the kernel's structs have what a lookup reads.
-func (tier tier) offsets(t *testing.T, s settings) settings {
+// offsets fills in where the kernel's structs have what a lookup reads, and asks for cgroups.
+func (tier tier) offsets(t testing.TB, s settings) settings {
 	t.Helper()
+	s.Cgroups = 1
 	if !tier.lookup {
 		return s
 	}

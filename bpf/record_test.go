@@ -200,3 +200,45 @@ func TestInterfaces(t *testing.T) {
 		}
 	})
 }
+
+// TestSlots has an interface that has a slot, and one whose slot is another's.
+func TestSlots(t *testing.T) {
+	needRoot(t)
+	s := newSpace(t, 65536)
+	for _, c := range []struct {
+		rule     string
+		slot     uint32 // whose it is
+		in, hash uint64 // what is counted there
+	}{
+		{"its own", s.other, 1, 0},
+		{"another's", s.other + slots, 0, 1},
+		{"nobody's", 0, 0, 1},
+	} {
+		t.Run(c.rule, func(t *testing.T) {
+			s.enter(t)
+			o := start(t, "packet.ring.o", config{
+				settings:   settings{Snaplen: 64, Directions: both},
+				interfaces: []uint32{0, s.other},
+				edit: func(spec *ebpf.CollectionSpec) {
+					spec.Maps["slots"].Contents = []ebpf.MapKV{{Key: s.other % slots, Value: claim(c.slot)}}
+				},
+			})
+			o.run(t, "l2_ingress", s.other, frame(60))
+			var cpus []counts
+			if err := o.Maps["slots"].Lookup(s.other%slots, &cpus); err != nil {
+				t.Fatal(err)
+			}
+			got := counts{}
+			for _, cpu := range cpus {
+				got.In += cpu.In
+				got.Received += cpu.Received
+			}
+			if got != (counts{In: c.in, Received: c.in}) {
+				t.Errorf("the slot has %+v", got)
+			}
+			if got := o.counts(t, s.other); got != (counts{In: c.hash, Received: c.hash}) {
+				t.Errorf("the hash has %+v", got)
+			}
+		})
+	}
+}

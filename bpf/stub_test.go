@@ -81,7 +81,7 @@ func ipVersion4(packet []byte, program string) []byte {
 	return packet
 }
 
-func inject(t *testing.T, spec *ebpf.CollectionSpec, expr string, l pcapng.LinkType, form filter.Form) {
+func inject(t testing.TB, spec *ebpf.CollectionSpec, expr string, l pcapng.LinkType, form filter.Form) {
 	t.Helper()
 	f, err := filter.Compile(t.Context(), expr, l, 0)
 	if err != nil {

@@ -119,14 +119,14 @@ func TestProgramWithoutStub(t *testing.T) {
 }
 
 // counts mirrors struct counts of bpf/src/packet.bpf.c.
-type counts struct{ In, Out, Received, Dropped, Unattributed uint64 }
+type counts struct{ In, Out, Received, Dropped, Unattributed, Ifindex uint64 }
 
 // loadPacket loads an object of the packet probe that records both directions, and counts everything in entry 0.
 func loadPacket(t *testing.T, spec *ebpf.CollectionSpec) *ebpf.Collection {
 	t.Helper()
 	settings := struct {
 		Snaplen, Directions uint32
-		_                   [9]uint32
+		_                   [10]uint32
 	}{Snaplen: 64, Directions: 3}
 	if v, ok := spec.Variables["settings"]; ok {
 		if err := v.Set(settings); err != nil {

@@ -8,7 +8,8 @@
  *	HAVE_RODATA	global data, 5.2
  *	HAVE_RINGBUF	BPF_MAP_TYPE_RINGBUF, 5.8
  *	HAVE_SK_LOOKUP	bpf_sk_lookup_tcp and _udp, 4.20, skb->sk, 5.1, loops, 5.3,
- *			bpf_jiffies64, 5.5, and bpf_probe_read_kernel, 5.5
+ *			bpf_jiffies64, 5.5, bpf_probe_read_kernel, 5.5, and more than
+ *			4,096 instructions, 5.2
  */
 #ifndef DROIDTAP_AGENT_H
 #define DROIDTAP_AGENT_H
@@ -53,10 +54,11 @@ struct settings {
 	__u32 snaplen;	     /* 1 to 262144 */
 	__u32 directions;    /* enum direction, or-ed: what to record */
 	__u32 owner;	     /* enum ownership */
-	__u32 wakeup;	     /* bytes in the ring from which on each record wakes the reader */
+	__u32 wakeup;	     /* bytes of records after which one wakes the reader, a power of two */
 	__u32 loopback_once; /* 1: record what loopback sends only where it comes in */
 	__u32 others;	     /* 1: uids that the map does not name pass */
 	__u32 unattributed;  /* 1: packets without an owner pass */
+	__u32 cgroups;	     /* 1: somebody wants the cgroup of an owner */
 	/* Offsets in the kernel's structs, in bytes; 0: unknown. */
 	__u32 sock_uid;	   /* sock.sk_uid */
 	__u32 sock_cgroup; /* the pointer in sock.sk_cgrp_data */
@@ -91,16 +93,42 @@ static __always_inline const volatile struct settings *setting(void)
 #ifdef HAVE_SK_LOOKUP
 #define SK_LOOKUP true
 #define JIFFIES	  true
+#define ROOM	  true
 /* IPv6 extension headers that are walked over, in a loop. */
 #define EXTENSIONS 6
 #define UNROLL
 #else
 #define SK_LOOKUP  false
 #define JIFFIES	   false
-/* Written out, since 4.19 takes 4,096 instructions in all. */
+/* 4.19 takes 4,096 instructions in all. */
+#define ROOM	   false
+/* Written out. */
 #define EXTENSIONS 3
 #define UNROLL	   _Pragma("unroll")
 #endif
+
+/* Where a pointer becomes a number: see address(). */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u64);
+} pointer SEC(".maps");
+
+/*
+ * The address that is in a pointer, 0 never. That it goes through a map makes it a
+ * number, with which the verifier lets us calculate.
+ */
+static __always_inline __u64 address(const void *p)
+{
+	__u32 zero = 0;
+	__u64 *slot = bpf_map_lookup_elem(&pointer, &zero);
+
+	if (!slot)
+		return 0;
+	*(const void *volatile *)slot = p;
+	return *(volatile __u64 *)slot;
+}
 
 /*
  * Stubs into which a filter is injected by name, one for packets that begin
@@ -145,17 +173,48 @@ struct {
 	__type(value, struct event);
 } events SEC(".maps");
 
+#define RECORD_HEAD 8 /* the kernel's, before each record */
+
 /*
- * From the threshold on each record wakes the reader. Below it the kernel's own
- * rule holds: one wakes that comes when the reader has read all before it. The
- * reader says so only when it goes to sleep: see agent/capture/ringbuf.go. A
- * discarded record wakes as well, or the one behind it would not be the first.
+ * The record wakes the reader in which a multiple of settings.wakeup bytes of the
+ * ring ends: exactly one of them, however many processors write. Otherwise the
+ * kernel's own rule holds: one wakes that comes when the reader has read all
+ * before it. The reader says so only when it goes to sleep: see
+ * agent/capture/ringbuf.go. A discarded record wakes as well, or the one behind it
+ * would not be the first.
  */
-static __always_inline __u64 wakeup(void)
+static __always_inline __u64 wakeup(const void *record, __u32 size)
 {
-	return bpf_ringbuf_query(&events, BPF_RB_AVAIL_DATA) >= setting()->wakeup
-		       ? BPF_RB_FORCE_WAKEUP
-		       : 0;
+	__u32 every = setting()->wakeup;
+	__u32 begin = address(record) - RECORD_HEAD;
+
+	size = (RECORD_HEAD + size + 7) & ~7;
+	return (begin & (every - 1)) + size >= every ? BPF_RB_FORCE_WAKEUP : 0;
+}
+
+#define NEWS_EVERY 10000000 /* ns */
+
+/* When the reader was woken for news last, ns of the records' clock. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u64);
+} told SEC(".maps");
+
+/*
+ * The reader is woken for news at once, while the process that they are of is still
+ * there, but not for more often than all processors together may.
+ */
+static __always_inline __u64 soon(__u64 now)
+{
+	__u32 zero = 0;
+	volatile __u64 *last = bpf_map_lookup_elem(&told, &zero);
+
+	if (!last || now - *last < NEWS_EVERY)
+		return 0;
+	*last = now;
+	return BPF_RB_FORCE_WAKEUP;
 }
 
 /*
@@ -165,7 +224,8 @@ static __always_inline __u64 wakeup(void)
  * neither 0 nor more than size.
  */
 #define EMIT_CLASS(size)                                                                           \
-	static __always_inline int emit_##size(struct __sk_buff *skb, const struct event *e)       \
+	static __always_inline int emit_##size(struct __sk_buff *skb, const struct event *e,       \
+					       __u64 flags)                                        \
 	{                                                                                          \
 		struct {                                                                           \
 			struct event e;                                                            \
@@ -182,7 +242,7 @@ static __always_inline __u64 wakeup(void)
 			bpf_ringbuf_discard(r, 0);                                                 \
 			return -1;                                                                 \
 		}                                                                                  \
-		bpf_ringbuf_submit(r, wakeup());                                                   \
+		bpf_ringbuf_submit(r, flags | wakeup(r, sizeof(*r)));                              \
 		return 0;                                                                          \
 	}
 
@@ -202,7 +262,7 @@ EMIT_CLASS(262144)
 #define GSO_FIRST 0xff00
 #define GSO_REST  512
 
-static __always_inline int emit_gso(struct __sk_buff *skb, const struct event *e)
+static __always_inline int emit_gso(struct __sk_buff *skb, const struct event *e, __u64 flags)
 {
 	struct {
 		struct event e;
@@ -220,28 +280,31 @@ static __always_inline int emit_gso(struct __sk_buff *skb, const struct event *e
 		bpf_ringbuf_discard(r, 0);
 		return -1;
 	}
-	bpf_ringbuf_submit(r, wakeup());
+	bpf_ringbuf_submit(r, flags | wakeup(r, sizeof(*r)));
 	return 0;
 }
 
-/* Hands e and e->caplen bytes of the packet to the agent; not 0: it could not. */
-static __always_inline int emit(struct __sk_buff *skb, const struct event *e)
+/* Hands e and e->caplen bytes of the packet to the agent, at once if they are news; not 0: it could
+ * not. */
+static __always_inline int emit(struct __sk_buff *skb, const struct event *e, bool news)
 {
+	__u64 flags = news ? soon(e->time) : 0;
+
 	if (e->caplen <= 128)
-		return emit_128(skb, e);
+		return emit_128(skb, e, flags);
 	if (e->caplen <= 512)
-		return emit_512(skb, e);
+		return emit_512(skb, e, flags);
 	if (e->caplen <= 2048)
-		return emit_2048(skb, e);
+		return emit_2048(skb, e, flags);
 	if (e->caplen <= 8192)
-		return emit_8192(skb, e);
+		return emit_8192(skb, e, flags);
 	if (e->caplen <= 32768)
-		return emit_32768(skb, e);
+		return emit_32768(skb, e, flags);
 	if (e->caplen <= 65536)
-		return emit_65536(skb, e);
+		return emit_65536(skb, e, flags);
 	if (e->caplen <= GSO_FIRST + GSO_REST)
-		return emit_gso(skb, e);
-	return emit_262144(skb, e);
+		return emit_gso(skb, e, flags);
+	return emit_262144(skb, e, flags);
 }
 #else
 /* A perf record's size is a u16 and counts its own head and ours. */
@@ -255,7 +318,7 @@ struct {
 } events SEC(".maps");
 
 /* Hands e and e->caplen bytes of the packet to the agent; not 0: it could not. */
-static __always_inline int emit(struct __sk_buff *skb, struct event *e)
+static __always_inline int emit(struct __sk_buff *skb, struct event *e, bool news)
 {
 	return bpf_perf_event_output(skb, &events, ((__u64)e->caplen << 32) | BPF_F_CURRENT_CPU, e,
 				     sizeof(*e));

@@ -52,8 +52,6 @@ struct recent {
 	__u64 cgroup;
 };
 
-#define RECENT 256 /* a power of two */
-
 /*
  * Spares most packets the large map and the clock. Flows that meet in an entry
  * push each other out. Processors share it: it is seldom written, and an entry of
@@ -66,12 +64,6 @@ struct {
 	__type(key, __u32);
 	__type(value, struct recent);
 } recent SEC(".maps");
-
-/* Cheap time in ticks of 1 to 10 ms, never 0. */
-static __always_inline __u32 ticks(void)
-{
-	return JIFFIES ? bpf_jiffies64() | 1 : 1;
-}
 
 /* Whether an owner was learnt within limit. The clock is asked only where ticks do not tell. */
 static __always_inline bool is_fresh(const struct owner *o, __u64 limit, struct whose *w)
@@ -119,10 +111,8 @@ static __noinline int recall(const struct flow *f, struct whose *w, __u32 uid)
 /* Where the flow of five words is among those that were learnt lately, if it is. */
 static __always_inline struct recent *place(const __u64 *f)
 {
-	__u32 at = f[1] >> 32 ^ f[3] >> 32 ^ f[4];
+	__u32 at = spot(f);
 
-	at ^= at >> 16;
-	at = (at ^ at >> 8) & (RECENT - 1);
 	return bpf_map_lookup_elem(&recent, &at);
 }
 
@@ -132,6 +122,16 @@ static __always_inline struct bpf_sock *ip_sock(struct __sk_buff *skb)
 	struct bpf_sock *sk = SK_LOOKUP ? skb->sk : NULL;
 
 	return sk && (sk->family == AF_INET || sk->family == AF_INET6) ? sk : NULL;
+}
+
+/* Whether a packet's socket is one of the kernel's own, by which it answers for others. */
+static __always_inline bool has_control_sock(struct __sk_buff *skb)
+{
+	struct bpf_sock *sk = ip_sock(skb);
+
+	if (sk)
+		sk = bpf_sk_fullsock(sk);
+	return sk && sk->type == SOCK_RAW;
 }
 
 /*
@@ -164,16 +164,11 @@ static __always_inline bool carries(struct __sk_buff *skb, const struct flow *f)
 	return sk && sk->src_port && sk->src_port != bpf_ntohs(f->local_port);
 }
 
-/*
- * Whether the flow of five words was learnt to be w's. A hundred jiffies are a
- * tenth of a second up to a whole one.
- */
+/* Whether the flow of five words was learnt to be w's. */
 static __always_inline bool is_recent(const struct recent *r, const __u64 *f, const struct whose *w)
 {
-	const __u64 *g = (const __u64 *)&r->flow;
-
-	return ticks() - r->jiffies < 100 && r->uid == w->uid && r->cgroup == w->cgroup &&
-	       f[0] == g[0] && f[1] == g[1] && f[2] == g[2] && f[3] == g[3] && f[4] == g[4];
+	return holds(r->jiffies) && r->uid == w->uid && r->cgroup == w->cgroup &&
+	       is_same((const __u64 *)&r->flow, f);
 }
 
 /*
@@ -207,9 +202,11 @@ static __always_inline void learn(struct __sk_buff *skb, const struct head *h, s
 		new.born = new.seen;
 	else if (old)
 		new.born = old->born;
-	if (!old || old->uid != w->uid || old->cgroup != w->cgroup)
+	if (!old || old->uid != w->uid || old->cgroup != w->cgroup) {
 		bpf_map_update_elem(&shared_flows, &h->flow, &new, BPF_ANY);
-	else if (JIFFIES || new.seen > old->seen + SECOND || h->flags & TCP_SYN) {
+		if (ROOM)
+			w->news = true;
+	} else if (JIFFIES || new.seen > old->seen + SECOND || h->flags & TCP_SYN) {
 		old->jiffies = new.jiffies;
 		old->seen = new.seen;
 		old->born = new.born;
@@ -233,9 +230,11 @@ static __always_inline bool is_known(struct __sk_buff *skb, __u32 ip, const stru
 
 	if (!is_plain(skb, ip, &f))
 		return false;
+	/* What the kernel says of a connection is not root's: see owner_out(). */
+	if (!w->uid && is_tcp(&f) && has_control_sock(skb))
+		return false;
 	/* On the loopback interface the sender is looked for, too: see learn(). */
-	if (looks_up() && f.word[4] >> 32 == IPPROTO_TCP &&
-	    !(f.flags & (TCP_SYN | TCP_FIN | TCP_RST)) && skb->ifindex != LOOPBACK_IFINDEX &&
+	if (looks_up() && is_amid(&f) && skb->ifindex != LOOPBACK_IFINDEX &&
 	    !is_translated(skb, (const struct flow *)f.word))
 		return true;
 	r = place(f.word);

@@ -321,6 +321,17 @@ static __always_inline bool is_plain(struct __sk_buff *skb, __u32 off, struct wo
 	return true;
 }
 
+static __always_inline bool is_tcp(const struct words *w)
+{
+	return w->word[4] >> 32 == IPPROTO_TCP;
+}
+
+/* Whether a packet is in the midst of a connection: it neither begins nor ends it. */
+static __always_inline bool is_amid(const struct words *w)
+{
+	return is_tcp(w) && !(w->flags & (TCP_SYN | TCP_FIN | TCP_RST));
+}
+
 /* Sees the packet from its other end. */
 static __always_inline void reverse(struct flow *f)
 {

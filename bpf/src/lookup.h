@@ -6,23 +6,16 @@
 #ifndef DROIDTAP_LOOKUP_H
 #define DROIDTAP_LOOKUP_H
 
-#include "head.h"
+#include "found.h"
 #include <linux/if_packet.h>
 
 #define AF_INET	 2
 #define AF_INET6 10
 #define SOCK_RAW 3
 
-/* Where a pointer becomes a number, which the verifier lets us add to: see sock_owner(). */
-struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, 1);
-	__type(key, __u32);
-	__type(value, __u64);
-} pointer SEC(".maps");
-
 struct whose {
 	__u32 uid; /* or UID_UNKNOWN or UID_NONE */
+	bool news; /* it was not his until now: see soon() */
 	__u64 cgroup;
 	__u64 now; /* of the record's clock, 0: it was not asked yet */
 };
@@ -35,6 +28,12 @@ static __always_inline __u64 now(struct whose *w)
 	return w->now;
 }
 
+/* Whether the cgroup of an owner is wanted. */
+static __always_inline bool wants_cgroup(void)
+{
+	return !ROOM || setting()->cgroups;
+}
+
 /* Whether sockets are looked up. */
 static __always_inline bool looks_up(void)
 {
@@ -42,36 +41,39 @@ static __always_inline bool looks_up(void)
 }
 
 /*
- * The owner of a socket. The helper that found it tells no uid, so it is read
- * from the struct. That the pointer goes through a map makes it a number, to
- * which the verifier lets us add an offset.
+ * The owner of a socket, which e keeps. The helper that found the socket tells no
+ * uid, so it is read from the struct. If e is of this flow, what it says of a cgroup
+ * is believed.
  */
-static __always_inline void sock_owner(struct bpf_sock *sk, struct whose *w)
+static __always_inline void sock_owner(struct bpf_sock *sk, struct whose *w, struct found *e,
+				       bool known)
 {
 	const volatile struct settings *s = setting();
-	__u64 at, cgroup = 0, node = 0;
-	__u64 *slot;
-	__u32 zero = 0;
+	__u64 at = address(sk), group = 0, node = 0;
 
 	w->uid = UID_UNKNOWN;
-	slot = bpf_map_lookup_elem(&pointer, &zero);
-	if (!slot || !s)
+	if (!s)
 		return;
-	*(void *volatile *)slot = sk;
-	at = *(volatile __u64 *)slot;
 	if (bpf_probe_read_kernel(&w->uid, sizeof(w->uid), (void *)(at + s->sock_uid)))
 		w->uid = UID_UNKNOWN;
-	if (!s->sock_cgroup || !s->cgroup_node || !s->node_id)
-		return;
-	if (bpf_probe_read_kernel(&cgroup, sizeof(cgroup), (void *)(at + s->sock_cgroup)))
-		return;
+	if (wants_cgroup() && s->sock_cgroup && s->cgroup_node && s->node_id)
+		bpf_probe_read_kernel(&group, sizeof(group), (void *)(at + s->sock_cgroup));
 	/* Before 5.15 no pointer, but what net_cls and net_prio make of it. */
-	if (!cgroup || cgroup & 3)
+	if (group & 3)
+		group = 0;
+	if (group && e && known && e->uid == w->uid && e->group == group) {
+		w->cgroup = e->cgroup;
 		return;
-	if (bpf_probe_read_kernel(&node, sizeof(node), (void *)(cgroup + s->cgroup_node)))
-		return;
-	if (bpf_probe_read_kernel(&w->cgroup, sizeof(w->cgroup), (void *)(node + s->node_id)))
+	}
+	if (group &&
+	    (bpf_probe_read_kernel(&node, sizeof(node), (void *)(group + s->cgroup_node)) ||
+	     bpf_probe_read_kernel(&w->cgroup, sizeof(w->cgroup), (void *)(node + s->node_id))))
 		w->cgroup = 0;
+	if (e) {
+		e->uid = w->uid;
+		e->group = group;
+		e->cgroup = w->cgroup;
+	}
 }
 
 /*
@@ -107,37 +109,70 @@ static __always_inline bool is_local(struct __sk_buff *skb, const struct flow *f
 	return answer < 0 || answer == BPF_FIB_LKUP_RET_NOT_FWDED;
 }
 
-/* Looks up the socket of a TCP or UDP flow; false: there is none for what this machine gets. */
-static __always_inline bool look_up(struct __sk_buff *skb, const struct flow *f, struct whose *w)
+/* The socket of a TCP or UDP flow, or NULL. It is to be released. */
+static __always_inline struct bpf_sock *sock_of(struct __sk_buff *skb, const struct flow *f,
+						__be16 remote_port)
 {
 	struct bpf_sock_tuple t = {};
 	__u32 size = sizeof(t.ipv4);
-	struct bpf_sock *sk;
-	bool local;
 
 	if (is_v4(&f->local)) {
 		t.ipv4.saddr = f->remote.s6_addr32[3];
 		t.ipv4.daddr = f->local.s6_addr32[3];
-		t.ipv4.sport = f->remote_port;
+		t.ipv4.sport = remote_port;
 		t.ipv4.dport = f->local_port;
 	} else {
 		copy_addr((struct in6_addr *)t.ipv6.saddr, &f->remote);
 		copy_addr((struct in6_addr *)t.ipv6.daddr, &f->local);
-		t.ipv6.sport = f->remote_port;
+		t.ipv6.sport = remote_port;
 		t.ipv6.dport = f->local_port;
 		size = sizeof(t.ipv6);
 	}
 	if (f->protocol == IPPROTO_TCP)
-		sk = bpf_sk_lookup_tcp(skb, &t, size, BPF_F_CURRENT_NETNS, 0);
-	else
-		sk = bpf_sk_lookup_udp(skb, &t, size, BPF_F_CURRENT_NETNS, 0);
+		return bpf_sk_lookup_tcp(skb, &t, size, BPF_F_CURRENT_NETNS, 0);
+	return bpf_sk_lookup_udp(skb, &t, size, BPF_F_CURRENT_NETNS, 0);
+}
+
+/*
+ * Looks up the socket of a TCP or UDP flow; false: there is none for what this machine
+ * gets. e and known as in sock_owner().
+ */
+static __always_inline bool look_up(struct __sk_buff *skb, const struct flow *f, struct whose *w,
+				    struct found *e, bool known)
+{
+	struct bpf_sock *sk = sock_of(skb, f, f->remote_port);
+	bool local;
+
 	if (!sk)
 		return false;
 	local = is_local(skb, f, sk);
 	if (local)
-		sock_owner(sk, w);
+		sock_owner(sk, w, e, known);
 	bpf_sk_release(sk);
 	return local;
+}
+
+/*
+ * Keeps that the owner in e is that of a flow. A connection is the listener's until
+ * it is accepted, and then whoever's did that: where there is a listener none is fixed.
+ */
+static __always_inline void remember(struct __sk_buff *skb, struct found *e, const struct flow *f,
+				     const struct words *words, __u64 count)
+{
+	struct bpf_sock *listener;
+
+	e->fixed = 0;
+	if (f->protocol == IPPROTO_TCP) {
+		listener = sock_of(skb, f, 0);
+		e->fixed = !listener;
+		if (listener)
+			bpf_sk_release(listener);
+	}
+	e->jiffies = ticks();
+	e->begun = count;
+#pragma unroll
+	for (int i = 0; i < 5; i++)
+		e->flow[i] = words->word[i];
 }
 
 #endif

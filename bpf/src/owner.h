@@ -80,32 +80,30 @@ static __noinline int join(struct head *h)
 
 /*
  * Whose the local end of a flow is: the socket's that there is, else whose it was
- * when it was learnt. A packet that begins a connection is not of that one.
+ * when it was learnt. A packet that begins a connection is not of that one. True:
+ * it is a socket's; e and known as in sock_owner().
  */
-static __always_inline int find(struct __sk_buff *skb, const struct flow *f, struct whose *w,
-				bool begins)
+static __always_inline bool find(struct __sk_buff *skb, const struct flow *f, struct whose *w,
+				 bool begins, struct found *e, bool known)
 {
-	if (looks_up() && has_ports(f->protocol) && look_up(skb, f, w))
-		return 0;
+	if (looks_up() && has_ports(f->protocol) && look_up(skb, f, w, e, known))
+		return true;
 	w->uid = unlearnt();
-	return begins ? 0 : recall(f, w, w->uid);
+	if (!begins)
+		recall(f, w, w->uid);
+	return false;
 }
 
 /* Whether a packet of uid 0 was made by the kernel, by its control sockets. */
 static __always_inline bool of_kernel(struct __sk_buff *skb, const struct head *h)
 {
-	struct bpf_sock *sk;
-
 	if (is_icmp(h->flow.protocol) ? h->kind == REQUEST || h->kind == QUERY
 				      : h->flow.protocol != IPPROTO_TCP)
 		return false;
 	/* Without skb->sk, 5.1, root's old connection looks the same. */
 	if (!SK_LOOKUP)
 		return is_icmp(h->flow.protocol) || !(h->flags & TCP_SYN);
-	sk = ip_sock(skb);
-	if (sk)
-		sk = bpf_sk_fullsock(sk);
-	return sk && sk->type == SOCK_RAW;
+	return has_control_sock(skb);
 }
 
 /*
@@ -120,11 +118,13 @@ static __noinline int owner_out(struct __sk_buff *skb, __u32 ip, struct whose *w
 	bool none;
 
 	w->uid = uid == OVERFLOW_UID ? UID_NONE : uid;
-	w->cgroup = uid == OVERFLOW_UID ? 0 : bpf_skb_cgroup_id(skb);
-	if (JIFFIES && uid && uid != OVERFLOW_UID && is_known(skb, ip, w))
+	w->cgroup = uid == OVERFLOW_UID || !wants_cgroup() ? 0 : bpf_skb_cgroup_id(skb);
+	if (JIFFIES && uid != OVERFLOW_UID && is_known(skb, ip, w))
 		return 0;
 	if (parse(skb, ip, &h) || (h.part && join(&h)))
 		return 0;
+	if (h.flags & TCP_SYN)
+		begin(&h.flow);
 	if (uid != OVERFLOW_UID && !(uid == 0 && of_kernel(skb, &h))) {
 		learn(skb, &h, w);
 		return 0;
@@ -160,7 +160,7 @@ static __always_inline bool is_early(struct __sk_buff *skb, __u32 off)
 	if (version == 4) {
 		if (ip->frag_off & bpf_htons(IP_MF | IP_OFFSET))
 			return !(ip->frag_off & bpf_htons(IP_OFFSET));
-		if (looks_up() || ip->protocol != IPPROTO_TCP)
+		if (ip->protocol != IPPROTO_TCP)
 			return false;
 		if (*(__u8 *)at != 0x45 || at + sizeof(*ip) + 14 > end)
 			return true;
@@ -168,7 +168,7 @@ static __always_inline bool is_early(struct __sk_buff *skb, __u32 off)
 	} else if (version == 6) {
 		if (is_extension(ip6->nexthdr))
 			return true;
-		if (looks_up() || ip6->nexthdr != IPPROTO_TCP)
+		if (ip6->nexthdr != IPPROTO_TCP)
 			return false;
 		if (at + sizeof(*ip6) + 14 > end)
 			return true;
@@ -191,7 +191,11 @@ static __noinline int note(struct __sk_buff *skb, __u32 ip)
 		return 0;
 	if (h.part == FIRST)
 		join(&h);
-	if (begins(&h) && !looks_up()) {
+	if (!begins(&h))
+		return 0;
+	if (looks_up()) {
+		begin(&h.flow);
+	} else {
 		reverse(&h.flow);
 		bpf_map_delete_elem(&shared_flows, &h.flow);
 	}
@@ -230,12 +234,23 @@ static __always_inline int face(struct __sk_buff *skb, __u32 ip, struct head *h,
 static __noinline int owner_in(struct __sk_buff *skb, __u32 ip, struct whose *w,
 			       struct whose *sender)
 {
-	bool first;
+	struct found *e = NULL;
 	struct words f;
 	struct head h;
+	__u64 count = 0;
+	bool first, known = false;
 
 	w->uid = UID_NONE;
 	if (SK_LOOKUP && skb->ifindex != LOOPBACK_IFINDEX && is_plain(skb, ip, &f)) {
+		if (looks_up() && (wants_cgroup() || is_tcp(&f))) {
+			e = entry(f.word, &count);
+			known = e && is_found(e, f.word, count);
+		}
+		if (e && known && e->fixed) {
+			w->uid = e->uid;
+			w->cgroup = e->cgroup;
+			return 0;
+		}
 		turn(&h.flow, f.word);
 		first = (f.flags & (TCP_SYN | TCP_ACK)) == TCP_SYN;
 	} else {
@@ -245,7 +260,11 @@ static __noinline int owner_in(struct __sk_buff *skb, __u32 ip, struct whose *w,
 			return 0;
 		first = !seen && begins(&h);
 	}
-	return find(skb, &h.flow, w, first);
+	if (find(skb, &h.flow, w, first, e, known) && e && !known)
+		remember(skb, e, &h.flow, &f, count);
+	if (ROOM && first && KNOWN(w->uid))
+		w->news = true;
+	return 0;
 }
 
 #endif

@@ -20,12 +20,24 @@ struct counts {
 	__u64 received;	    /* matched the filter and, if one was asked for, the owner */
 	__u64 dropped;	    /* matched, but the ring had no room */
 	__u64 unattributed; /* matched the filter; there is no owner and one was asked for */
+	__u64 ifindex;	    /* of the interface */
 };
 
+#define SLOTS 256 /* a power of two */
+
 /*
- * Keyed by ifindex. User space makes an entry for each interface before it
- * attaches, and entry 0 for what no entry claims; nothing is added here.
+ * The counts of most interfaces, at ifindex % SLOTS: an entry of an array costs less
+ * to find than one of a hash. User space makes an entry for each interface before it
+ * attaches, here if nobody's is there.
  */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, SLOTS);
+	__type(key, __u32);
+	__type(value, struct counts);
+} slots SEC(".maps");
+
+/* Those of the others, by ifindex, and entry 0 for what no entry claims; nothing is added here. */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_HASH);
 	__uint(max_entries, 1024);
@@ -67,9 +79,15 @@ struct {
 
 static __always_inline struct counts *counts_of(__u32 ifindex)
 {
-	struct counts *c = bpf_map_lookup_elem(&interfaces, &ifindex);
-	__u32 other = 0;
+	__u32 slot = ifindex % SLOTS, other = 0;
+	struct counts *c;
 
+	if (ROOM) {
+		c = bpf_map_lookup_elem(&slots, &slot);
+		if (c && c->ifindex == ifindex)
+			return c;
+	}
+	c = bpf_map_lookup_elem(&interfaces, &ifindex);
 	return c ? c : bpf_map_lookup_elem(&interfaces, &other);
 }
 
@@ -138,8 +156,8 @@ static __always_inline bool prefers(const volatile struct settings *s, __u32 rec
 	return KNOWN(sender) ? !KNOWN(receiver) : receiver == UID_NONE;
 }
 
-static __always_inline void record(struct __sk_buff *skb, struct counts *c, struct whose *w,
-				   enum direction direction, __u32 snaplen)
+static __always_inline void record(struct __sk_buff *skb, const volatile struct settings *s,
+				   struct counts *c, struct whose *w, enum direction direction)
 {
 	struct event e = {
 		.time = now(w),
@@ -151,8 +169,8 @@ static __always_inline void record(struct __sk_buff *skb, struct counts *c, stru
 		.direction = direction,
 	};
 
-	if (e.caplen > snaplen)
-		e.caplen = snaplen;
+	if (e.caplen > s->snaplen)
+		e.caplen = s->snaplen;
 	if (e.caplen > MAX_CAPLEN)
 		e.caplen = MAX_CAPLEN;
 	if (skb->vlan_present) {
@@ -160,7 +178,7 @@ static __always_inline void record(struct __sk_buff *skb, struct counts *c, stru
 		e.vlan_proto = skb->vlan_proto;
 	}
 	c->received++;
-	if (emit(skb, &e))
+	if (emit(skb, &e, s->owner && (w->news || w->uid == UID_UNKNOWN)))
 		c->dropped++;
 }
 
@@ -196,7 +214,7 @@ static __always_inline int capture(struct __sk_buff *skb, enum direction directi
 		if (!admit(s, c, w.uid))
 			return TC_ACT_UNSPEC;
 	}
-	record(skb, c, &w, direction, s->snaplen);
+	record(skb, s, c, &w, direction);
 	return TC_ACT_UNSPEC;
 }
 

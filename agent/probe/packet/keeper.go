@@ -64,9 +64,11 @@ func (s *source) Attach(coll *ebpf.Collection, t plugin.Target) (_ io.Closer, er
 		t.Log.Warn("look for leftovers of killed runs: " + err.Error())
 	}
 	s.programs, coll.Programs = coll.Programs, nil
-	s.interfaces = coll.Maps["interfaces"]
 	k := &keeper{source: s, target: t, away: map[string]absence{}, said: map[string]string{}, unfit: map[fitting]error{},
 		ended: make(chan struct{})}
+	if s.counters, err = openCounters(coll.Maps); err != nil {
+		return k, err
+	}
 	if s.told() {
 		if s.owners, err = openOwners(&s.owning, &s.ports, coll.Maps, s.classifiers.decoder.clock.kernel, t.Log); err != nil {
 			return k, err

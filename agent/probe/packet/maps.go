@@ -20,10 +20,11 @@ type settings struct {
 	Snaplen      uint32 // bytes of a packet to record
 	Directions   uint32 // recordIngress, recordEgress
 	Owner        uint32 // ownerIgnore, ownerTell or ownerFilter
-	Wakeup       uint32 // bytes that may wait in the ring
+	Wakeup       uint32 // bytes of records after which one wakes the reader, a power of two
 	LoopbackOnce uint32 // 1: record what the loopback interface sends only where it comes in
 	Others       uint32 // 1: uids that the map does not name pass
 	Unattributed uint32 // 1: packets without an owner pass
+	Cgroups      uint32 // 1: somebody wants the cgroup of an owner
 	SockUID      uint32 // offsets in the kernel's structs, in bytes; 0: unknown
 	SockCgroup   uint32
 	CgroupNode   uint32
@@ -36,11 +37,6 @@ const (
 	ownerTell
 	ownerFilter
 )
-
-// counts mirrors struct counts of bpf/src/packet.bpf.c: packets of one interface.
-type counts struct {
-	In, Out, Received, Dropped, Unattributed uint64
-}
 
 // verdicts mirrors struct verdicts of bpf/src/packet.bpf.c: what the programs remember of the map of uids.
 type verdicts struct {
@@ -105,6 +101,9 @@ func (s *source) setOwners(set *settings, spec *ebpf.CollectionSpec, t plugin.Ta
 		}
 		return
 	}
+	if s.namesProcesses() {
+		set.Cgroups = 1
+	}
 	set.SockUID, set.SockCgroup, set.CgroupNode, set.NodeID = t.Types.SockUID, t.Types.SockCgroup, t.Types.CgroupNode, t.Types.NodeID
 	s.lookup.Store(set.SockUID != 0 && spec.Maps["events"].Type == ebpf.RingBuf) // the object for 5.8 and later looks up
 }
@@ -122,45 +121,22 @@ func dropUnused(spec *ebpf.CollectionSpec) {
 	maps.DeleteFunc(spec.Maps, func(name string, _ *ebpf.MapSpec) bool { return !used[name] })
 }
 
-func (c counts) plus(d counts) counts {
-	return counts{c.In + d.In, c.Out + d.Out, c.Received + d.Received, c.Dropped + d.Dropped, c.Unattributed + d.Unattributed}
-}
-
 // countIndex begins to count an interface's packets.
 func (s *source) countIndex(index int) error {
-	cpus, err := ebpf.PossibleCPU()
-	if err != nil {
-		return fmt.Errorf("count the processors: %w", err)
-	}
-	begin := func() error { return s.interfaces.Update(uint32(index), make([]counts, cpus), ebpf.UpdateNoExist) }
-	err = begin()
+	err := s.counters.add(uint32(index))
 	if errors.Is(err, unix.E2BIG) {
 		if err := s.foldIndexes(func(left departure) bool { return left.gone }); err != nil {
 			return err
 		}
-		err = begin()
+		err = s.counters.add(uint32(index))
 	}
 	switch {
-	case errors.Is(err, ebpf.ErrKeyExist):
-		return nil
 	case errors.Is(err, unix.E2BIG):
 		return fmt.Errorf("%d interfaces are captured, which is the most", mostInterfaces)
 	case err != nil:
 		return fmt.Errorf("count packets of interface %d: %w", index, err)
 	}
 	return nil
-}
-
-// counted returns what the programs counted of an index.
-func (s *source) counted(index uint32) (sum counts, err error) {
-	var cpus []counts
-	if err := s.interfaces.Lookup(index, &cpus); err != nil {
-		return sum, fmt.Errorf("read the counters of interface %d: %w", index, err)
-	}
-	for _, c := range cpus {
-		sum = sum.plus(c)
-	}
-	return sum, nil
 }
 
 // settle is how long after it was taken off a program may still run on another processor, and count.
@@ -198,13 +174,13 @@ func (s *source) foldIndexes(quiet func(departure) bool) error {
 
 // foldIndex forgets what was counted of an index, which is to be another interface's.
 func (s *source) foldIndex(index uint32, of *port) error {
-	sum, err := s.counted(index)
-	if errors.Is(err, ebpf.ErrKeyNotExist) {
+	if !s.counters.has(index) {
 		return nil
 	}
+	sum, err := s.counters.sum(index)
 	if err == nil {
 		of.gone = of.gone.plus(sum)
-		err = s.interfaces.Delete(index)
+		err = s.counters.remove(index)
 	}
 	return err
 }
@@ -215,13 +191,11 @@ func (s *source) total(p *port) (sum counts, err error) {
 	var errs []error
 	if now := s.ports.byIndex.Load(); now != nil {
 		for index, of := range *now {
-			if of != p || s.ports.left[index].folded {
+			if of != p || s.ports.left[index].folded || !s.counters.has(index) {
 				continue
 			}
-			c, err := s.counted(index)
-			if err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
-				errs = append(errs, err)
-			}
+			c, err := s.counters.sum(index)
+			errs = append(errs, err)
 			sum = sum.plus(c)
 		}
 	}
@@ -287,7 +261,7 @@ func (s *source) Counts(*ebpf.Collection) (plugin.Counts, error) {
 			total.Gaps = append(total.Gaps, p.gap)
 		}
 	}
-	stray, err := s.counted(0)
+	stray, err := s.counters.sum(0)
 	if errs = append(errs, err); stray.Received > 0 {
 		errs = append(errs, errors.New("packets came from an interface that was not attached to"))
 	}

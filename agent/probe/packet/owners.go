@@ -81,7 +81,7 @@ func openOwners(o *owning, p *ports, shared map[string]*ebpf.Map, kernel func() 
 	} else if err = without(o.filtering(), "find the owners of packets", err); err != nil {
 		return nil, err
 	}
-	if o.byProcess() || o.comments != commentNone {
+	if o.namesProcesses() {
 		t, err := process.Open(process.Options{Log: log})
 		if err == nil {
 			s.processes = t

@@ -149,11 +149,13 @@ func TestSetOwners(t *testing.T) {
 		uids  uint32
 	}{
 		{"nobody asks", []string{"--comments", "none"}, apps.Selection{}, unused, 1},
-		{"comments", nil, apps.Selection{}, settings{Owner: ownerTell, Others: 1, Unattributed: 1, SockUID: 1, SockCgroup: 2, CgroupNode: 3, NodeID: 4}, 1},
-		{"some are wanted", []string{"--unattributed", "drop"}, apps.Selection{Apps: []string{"a"}},
+		{"comments", nil, apps.Selection{}, settings{Owner: ownerTell, Others: 1, Unattributed: 1, Cgroups: 1, SockUID: 1, SockCgroup: 2, CgroupNode: 3, NodeID: 4}, 1},
+		{"some are wanted, and nobody asks for processes", []string{"--comments", "none", "--unattributed", "drop"}, apps.Selection{Apps: []string{"a"}},
 			settings{Owner: ownerFilter, SockUID: 1, SockCgroup: 2, CgroupNode: 3, NodeID: 4}, mostUIDs},
+		{"some are wanted", []string{"--unattributed", "drop"}, apps.Selection{Apps: []string{"a"}},
+			settings{Owner: ownerFilter, Cgroups: 1, SockUID: 1, SockCgroup: 2, CgroupNode: 3, NodeID: 4}, mostUIDs},
 		{"some are not", []string{"--unattributed", "keep"}, apps.Selection{NotUIDs: []uint32{5}},
-			settings{Owner: ownerFilter, Others: 1, Unattributed: 1, SockUID: 1, SockCgroup: 2, CgroupNode: 3, NodeID: 4}, mostUIDs},
+			settings{Owner: ownerFilter, Others: 1, Unattributed: 1, Cgroups: 1, SockUID: 1, SockCgroup: 2, CgroupNode: 3, NodeID: 4}, mostUIDs},
 	} {
 		for _, variant := range []plan.Variant{plan.Ring, plan.Legacy} {
 			t.Run(tc.rule+" "+string(variant), func(t *testing.T) {
@@ -190,25 +192,13 @@ func TestSetOwners(t *testing.T) {
 // TestUnattributed counts what the programs could not tell and we neither, and says so in the last statistics only.
 func TestUnattributed(t *testing.T) {
 	nettest.Require(t)
-	m, err := ebpf.NewMap(&ebpf.MapSpec{Type: ebpf.PerCPUHash, KeySize: 4, ValueSize: 40, MaxEntries: 4})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer m.Close()
 	for keep, want := range map[bool]string{true: "unattributed=9 kept", false: "unattributed=9 left out"} {
-		s := &source{interfaces: m, options: options{owning: owning{comments: commentAll, keep: keep}}}
+		m := makeCounters(t, 4)
+		s := &source{counters: m, options: options{owning: owning{comments: commentAll, keep: keep}}}
 		wlan, _ := s.ports.add(android.Interface{Index: 5, Name: "wlan0", Type: 1})
 		s.ports.add(android.Interface{Index: 6, Name: "wlan1", Type: 1})
-		cpus := make([]counts, ebpf.MustPossibleCPU())
-		for index, n := range map[uint32]uint64{0: 0, 5: 7, 6: 0} {
-			cpus[0] = counts{Received: 20, Unattributed: n}
-			if err := m.Put(index, cpus); err != nil {
-				t.Fatal(err)
-			}
-		}
-		cpus[0] = counts{}
-		if err := m.Put(uint32(0), cpus); err != nil {
-			t.Fatal(err)
+		for index, n := range map[uint32]uint64{5: 7, 6: 0} {
+			m.put(t, index, counts{Received: 20, Unattributed: n})
 		}
 		wlan.unattributed.Add(2)
 		wlan.refused.Add(3)

@@ -100,6 +100,9 @@ func (o *owning) byProcess() bool { return !o.by.All() }
 // filtering tells whether packets are left out by their owner, whatever of it.
 func (o *owning) filtering() bool { return o.byOwner() || o.byProcess() }
 
+// namesProcesses tells whether anybody wants to know the process of a packet.
+func (o *owning) namesProcesses() bool { return o.byProcess() || o.comments != commentNone }
+
 // told tells whether anybody wants to know the owner of a packet.
 func (o *owning) told() bool {
 	return o.filtering() || o.comments == commentFirst || o.comments == commentAll

@@ -51,7 +51,7 @@ type source struct {
 	owners      *owners                  // nil: nobody is told whose packets are
 	settler     *settler                 // of the classifiers' ring
 	lookup      atomic.Bool              // the programs look up the sockets of what comes in
-	interfaces  *ebpf.Map                // of the programs: what they count
+	counters    *counters                // of the programs
 	changes     int                      // of taps
 }
 

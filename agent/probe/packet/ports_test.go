@@ -7,8 +7,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/cilium/ebpf"
-
 	"droidtap/android"
 	"droidtap/scripts/nettest"
 )
@@ -44,12 +42,8 @@ func TestStale(t *testing.T) {
 // TestCountIndex makes room for interfaces that come faster than those that left are folded, and keeps what was counted.
 func TestCountIndex(t *testing.T) {
 	nettest.Require(t)
-	m, err := ebpf.NewMap(&ebpf.MapSpec{Type: ebpf.PerCPUHash, KeySize: 4, ValueSize: 40, MaxEntries: 4})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer m.Close()
-	s := &source{interfaces: m}
+	c := makeCounters(t, 5) // one of them for index 0
+	s := &source{counters: c}
 	const interfaces = 20
 	var of *port
 	for index := 1; index <= interfaces; index++ {
@@ -57,11 +51,7 @@ func TestCountIndex(t *testing.T) {
 			t.Fatalf("interface %d: %v", index, err)
 		}
 		of, _ = s.ports.add(android.Interface{Index: index, Name: "tun0", Type: 1})
-		cpus := make([]counts, ebpf.MustPossibleCPU())
-		cpus[0].In = 1
-		if err := m.Update(uint32(index), cpus, ebpf.UpdateExist); err != nil {
-			t.Fatal(err)
-		}
+		c.put(t, uint32(index), counts{In: 1})
 		s.ports.leave(index, 0, true)
 	}
 	if sum, err := s.total(of); err != nil || sum.In != interfaces {

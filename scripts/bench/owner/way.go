@@ -14,7 +14,7 @@ import (
 // settings mirrors struct settings of bpf/src/agent.h.
 type settings struct {
 	Snaplen, Directions, Owner, Wakeup, LoopbackOnce, Others, Unattributed uint32
-	SockUID, SockCgroup, CgroupNode, NodeID                                uint32
+	Cgroups, SockUID, SockCgroup, CgroupNode, NodeID                       uint32
 }
 
 // enum owner of bpf/src/agent.h.
@@ -58,7 +58,7 @@ func (w way) load(object string) (*ebpf.Collection, error) {
 	}
 	set := settings{
 		Snaplen: snaplen, Directions: both, Owner: w.owner, Wakeup: buffer,
-		SockUID: w.SockUID, SockCgroup: w.SockCgroup, CgroupNode: w.CgroupNode, NodeID: w.NodeID,
+		Cgroups: 1, SockUID: w.SockUID, SockCgroup: w.SockCgroup, CgroupNode: w.CgroupNode, NodeID: w.NodeID,
 	}
 	if v, ok := spec.Variables["settings"]; ok {
 		if err := v.Set(set); err != nil {
