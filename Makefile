@@ -91,9 +91,9 @@ module: agent ## pack the agent as a module for Magisk, KernelSU and APatch: bui
 
 test: deps lint check-bpf test-pure test-host test-fuzz test-static test-lab ## pass every test that CI runs
 test-pure: ## packages that need neither cgo nor root
-	@CGO_ENABLED=0 scripts/gotest.sh ./agent/pclntab ./agent/pcapng ./agent/plan ./agent/plugin ./android ./btf/...
+	@CGO_ENABLED=0 scripts/gotest.sh ./agent/pclntab ./agent/pcapng ./agent/plan ./agent/plugin ./android ./btf/... ./scripts/bench/capture
 test-host: ## everything on this kernel: objects, filters, hooks, captures in namespaces (root)
-	@$(call cgo,host); scripts/gotest.sh -timeout 25m -tags $(TAGS) ./agent/... ./bpf/... ./android/... ./btf/... ./scripts/module/... ./scripts/netd/... ./scripts/nettest/... ./scripts/tls/... ./scripts/workload/... ./scripts/wireshark/...
+	@$(call cgo,host); scripts/gotest.sh -timeout 25m -tags $(TAGS) ./agent/... ./bpf/... ./android/... ./btf/... ./scripts/bench/capture ./scripts/module/... ./scripts/netd/... ./scripts/nettest/... ./scripts/tls/... ./scripts/workload/... ./scripts/wireshark/...
 test-fuzz: ## each fuzz target for 6 seconds
 	@timeout -k 10 900 $(MAKE) --no-print-directory FUZZTIME=6s fuzz
 test-static: agent ## the phone's binary is what it must be
@@ -127,8 +127,9 @@ phone: agent ## the same with the phone that adb sees
 	@scripts/phone.sh build/arm64/agent
 .PHONY: demo phone
 
-bench: agent-host ## time to ready and memory beside tcpdump's (root)
-	@scripts/bench/start.sh build/host/agent
+bench: agent-host ## what captures cost, lose and need, beside tcpdump and dumpcap: build/bench.json and README's chart (root, 5 minutes)
+	@CGO_ENABLED=0 $(GO) build -o build/host/bench-capture ./scripts/bench/capture
+	@build/host/bench-capture -agent build/host/agent -json build/bench.json -chart scripts/bench/capture/chart.svg $(BENCH)
 bench-filter: ## what filters cost a packet, beside eCapture's way (root)
 	@$(call cgo,host); $(GO) run -tags $(TAGS) ./scripts/bench/filter
 bench-owner: ## what it costs a packet that its owner is found, in every way (root)
