@@ -30,6 +30,10 @@ const (
 // the first one to it, and none wakes us. Any number of bytes does that is less than the shortest record.
 const lag = headSize
 
+// anew is how many bytes of the ring are mapped behind its end once more: more than a record takes (MAX_CAPLEN of bpf/src/agent.h).
+// All of them would count twice as memory of the process.
+const anew = 1 << 19
+
 // ringBuffer reads a BPF_MAP_TYPE_RINGBUF. cilium/ebpf's reader is told of every record that is there when it asks, so
 // it cannot wait for many; it cannot tell the kernel that it sleeps; and it copies each record.
 //
@@ -49,7 +53,8 @@ type ringBuffer struct {
 	now      func() time.Time
 	flushed  atomic.Bool
 	consumer []byte // a page that begins with our position
-	producer []byte // a page that begins with the kernel's, and the ring twice, so that no record is in two pieces
+	producer []byte // a page that begins with the kernel's, the ring, and its begin anew, so that no record is in two pieces
+	mask     uint64 // of a position, to where it is in the ring
 
 	// Of the goroutine that calls next.
 	pos    uint64        // of the next record
@@ -102,9 +107,10 @@ func openRingBuffer(m *ebpf.Map, o ringOptions) (_ *ringBuffer, err error) {
 	if r.consumer, err = unix.Mmap(fd, 0, page, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED); err != nil {
 		return nil, fmt.Errorf("map its reader's page: %w", err)
 	}
-	if r.producer, err = unix.Mmap(fd, int64(page), page+2*size, unix.PROT_READ, unix.MAP_SHARED); err != nil {
+	if r.producer, err = unix.Mmap(fd, int64(page), page+size+min(size, anew), unix.PROT_READ, unix.MAP_SHARED); err != nil {
 		return nil, fmt.Errorf("map its %d bytes: %w", size, err)
 	}
+	r.mask = uint64(size - 1)
 	r.pos = atomic.LoadUint64(position(r.consumer))
 	r.ahead = r.pos
 	return r, nil
@@ -172,9 +178,8 @@ func (r *ringBuffer) take() []byte {
 		}
 	}
 	data := r.producer[os.Getpagesize():]
-	mask := uint64(len(data)/2 - 1)
 	for r.pos != r.ahead {
-		at := r.pos & mask
+		at := r.pos & r.mask
 		head := atomic.LoadUint32((*uint32)(unsafe.Pointer(&data[at])))
 		for head&busy != 0 { // a program is writing it, and cannot be interrupted
 			head = atomic.LoadUint32((*uint32)(unsafe.Pointer(&data[at])))

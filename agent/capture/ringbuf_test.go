@@ -4,6 +4,7 @@ package capture
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"math/rand"
 	"os"
@@ -22,7 +23,7 @@ import (
 
 const patience = 20 * time.Second // for what must happen
 
-// kernelRing is a ring buffer of a page, with programs that write into it.
+// kernelRing is a ring buffer, of a page if not said, with programs that write into it.
 type kernelRing struct {
 	*ringBuffer
 	m    *ebpf.Map
@@ -31,13 +32,18 @@ type kernelRing struct {
 
 func newKernelRing(t *testing.T, wakeup int) *kernelRing {
 	t.Helper()
+	return newKernelRingOf(t, os.Getpagesize(), wakeup)
+}
+
+func newKernelRingOf(t *testing.T, size, wakeup int) *kernelRing {
+	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("needs root to load bpf programs")
 	}
 	if err := rlimit.RemoveMemlock(); err != nil {
 		t.Fatal(err)
 	}
-	m, err := ebpf.NewMap(&ebpf.MapSpec{Type: ebpf.RingBuf, MaxEntries: uint32(os.Getpagesize())})
+	m, err := ebpf.NewMap(&ebpf.MapSpec{Type: ebpf.RingBuf, MaxEntries: uint32(size)})
 	if errors.Is(err, ebpf.ErrNotSupported) {
 		t.Skipf("needs ring buffers, 5.8: %v", err)
 	}
@@ -359,6 +365,31 @@ func TestRingGoesRound(t *testing.T) {
 			}
 		}
 		k.empty(t)
+	}
+}
+
+// TestRingLargest has the largest records in a ring that is not mapped twice as a whole, one of them half behind its end.
+func TestRingLargest(t *testing.T) {
+	const (
+		ring = 1 << 20     // bytes
+		size = 262144 + 64 // MAX_CAPLEN and a head
+		last = 0x5eed
+	)
+	k := newKernelRingOf(t, ring, 1<<20)
+	for n, size := range []int32{size / 2, size, size, size, size} {
+		write := k.program(t,
+			asm.LoadMapPtr(asm.R1, k.m.FD()), asm.Mov.Imm(asm.R2, size), asm.Mov.Imm(asm.R3, 0), asm.FnRingbufReserve.Call(),
+			asm.JEq.Imm(asm.R0, 0, "out"),
+			asm.Mov.Reg(asm.R1, asm.R0), asm.Add.Imm(asm.R1, size-4), asm.StoreImm(asm.R1, 0, last, asm.Word),
+			asm.Mov.Reg(asm.R1, asm.R0), asm.Mov.Imm(asm.R2, 0), asm.FnRingbufSubmit.Call())
+		k.run(t, write, packet(n))
+		raw := k.must(t)
+		if len(raw) != int(size) || binary.NativeEndian.Uint32(raw[size-4:]) != last {
+			t.Errorf("record %d: %d bytes, at their end %x", n, len(raw), raw[len(raw)-4:])
+		}
+	}
+	if k.pos < ring+size/2 {
+		t.Errorf("position %d: no record was half behind the end", k.pos)
 	}
 }
 
