@@ -23,7 +23,7 @@ const (
 	precision = int64(time.Microsecond)
 	// fallingAsleep is how long a phone takes into a sleep and out of it while the agent is frozen, in ns.
 	fallingAsleep = int64(time.Second)
-	// remembered is how many changes of the wall clock are known at a time. Most records are read within a tenth of a second.
+	// remembered is how many changes of the wall clock are known at a time. Records are read within a second, as a rule.
 	remembered = 16
 )
 
