@@ -138,6 +138,9 @@ bench-idle: agent-host ## wake-ups, processor time and writes of captures that c
 	@scripts/bench/idle.sh build/host/agent
 bench-flap: agent-host ## how soon it is back where clsact or the interface was deleted (root)
 	@scripts/bench/flap.sh build/host/agent
+bench-arm64: agent ## what packets cost and what is lost on emulated phones of 5.10 and 6.12, beside tcpdump's: build/bench-arm64.json
+	@DROIDTAP_AGENT=$(CURDIR)/build/arm64/agent DROIDTAP_BENCH=$(CURDIR)/build/bench-arm64.json DROIDTAP_LAB_SUITES=bullseye,trixie \
+		$(GO) test -count=1 -tags bench -v -timeout 30m -run '^TestBench$$' ./scripts/lab
 bench-powercut: agent ## what 200 power cuts of the emulated phone cost captures
 	@DROIDTAP_AGENT=$(CURDIR)/build/arm64/agent DROIDTAP_POWERCUTS=200 $(GO) test -count=1 -tags bench -v -timeout 15m -run '^TestPowerCuts$$' ./scripts/lab
 bench-tls: ## what a secret costs whoever derives it, in both ways in which it is read (root)
@@ -145,7 +148,7 @@ bench-tls: ## what a secret costs whoever derives it, in both ways in which it i
 bench-crash: ## 200 captures killed while they write, 1,000 rotations, floods: what is lost, beside tcpdump (root)
 	@$(call cgo,host); DROIDTAP_KILLS=200 DROIDTAP_ROTATIONS=1000 DROIDTAP_FLOOD=2000000 \
 		$(GO) test -count=1 -timeout 20m -tags $(TAGS) -run '^(TestCrash|TestRotation|TestRotationFlood)$$' -v ./agent
-.PHONY: bench bench-filter bench-owner bench-idle bench-flap bench-powercut bench-tls bench-crash
+.PHONY: bench bench-filter bench-owner bench-idle bench-flap bench-arm64 bench-powercut bench-tls bench-crash
 
 clean: ## remove what was built here (the cache outside the tree stays)
 	rm -rf build

@@ -21,6 +21,7 @@ const usage = `usage:
   phone wait HOST:PORT...                   until all accept TCP
   phone pipe TUN1 NETNS TUN2                two tun devices, end to end
   phone flaps [-agent PATH] [-n N] [-returns N] [-hooks HOOKS]       how soon an agent is back where it was taken off
+  phone bench [-agent PATH]                 what captures cost and lose, as JSON
   phone workload run [-lab] ...             packets whose owners are known
   phone netd COMMAND                        a stand-in for Android's netd; without COMMAND: which there are
   phone reboot                              kill all, unmount /data, restart
@@ -36,6 +37,7 @@ var commands = map[string]func(args []string) error{
 	"pipe":     pipe,
 	"flaps":    flaps,
 	"stream":   stream,
+	"bench":    benchCommand,
 	"reboot":   reboot,
 	"netd":     netdCommand,
 	"workload": func(args []string) error { return workload.Main([]string{"/lab/phone", "workload"}, args) },
