@@ -100,9 +100,12 @@ func (f *files) several() bool {
 
 // count counts a packet in the file, whose time begins with the first one.
 func (f *files) count() {
-	if f.packets++; f.packets > 1 || f.rotator == nil {
-		return
+	if f.packets++; f.packets == 1 && f.rotator != nil {
+		f.setTimer()
 	}
+}
+
+func (f *files) setTimer() {
 	if d := f.rotator.Lasts(); d > 0 {
 		f.over, f.stop = f.timer(d)
 	}

@@ -25,7 +25,7 @@ type note struct {
 
 // writePacket writes a packet, in the next file if the one that is open is full.
 func (w *writer) writePacket(p *pcapng.Packet) {
-	if w.sated || !w.fits() {
+	if w.sated || w.rotator != nil && !w.fits() {
 		return
 	}
 	if !w.working() && !w.usable() {
@@ -42,16 +42,15 @@ func (w *writer) writePacket(p *pcapng.Packet) {
 		w.ignored++
 		return
 	}
-	w.packets++
 	w.count()
-	if w.packets == w.most {
+	if w.packets++; w.packets == w.most {
 		w.satisfied()
 	}
 }
 
-// fits makes room for a packet in a file, and returns false if there is no more file for it.
+// fits makes room for a packet in a file, where there may be several, and returns false if there is no more file for it.
 func (w *writer) fits() bool {
-	if w.rotator == nil || w.file == nil {
+	if w.file == nil {
 		return true
 	}
 	// What it began with counts for nothing: a limit that is less than that would leave each file a single packet.

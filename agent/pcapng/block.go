@@ -178,19 +178,20 @@ func appendText(b []byte, code uint16, s string) []byte {
 
 // appendOption appends an option of at most maxOption bytes.
 func appendOption(b []byte, code uint16, value string) []byte {
-	b = le.AppendUint16(b, code)
-	b = le.AppendUint16(b, uint16(len(value)))
+	b = le.AppendUint32(b, uint32(code)|uint32(len(value))<<16)
 	return pad(append(b, value...))
 }
 
 // pad fills b up to a multiple of four bytes. Blocks start at one, so b may hold several.
 func pad(b []byte) []byte {
-	return append(b, "\x00\x00\x00"[:-len(b)&3]...)
+	return append(b, 0, 0, 0)[:(len(b)+3)&^3]
 }
 
 // limit returns s as valid UTF-8 of at most n bytes, cut between characters. It allocates only if s is not UTF-8.
 func limit(s string, n int) string {
-	s = strings.ToValidUTF8(s, "\uFFFD")
+	if !utf8.ValidString(s) { // which takes ASCII by words
+		s = strings.ToValidUTF8(s, "\uFFFD")
+	}
 	if len(s) <= n {
 		return s
 	}
