@@ -97,10 +97,13 @@ func (r *regular) Close() error {
 	}
 	r.closed = true
 	err := r.f.Sync()
-	if err == nil && r.marked { // a file that is marked so is not looked at again: never before it is on the disk
+	if err == nil && r.marked { // a file that is marked so is not looked at again: never before it is on the disk, and maybe later
 		err = setMark(int(r.f.Fd()), markDone)
 	}
-	err = errors.Join(err, r.dir.sync(), r.f.Close())
+	if !r.named {
+		err = errors.Join(err, r.dir.sync())
+	}
+	err = errors.Join(err, r.f.Close())
 	r.dir.close()
 	if r.then != nil {
 		r.then(r.f.Name())
