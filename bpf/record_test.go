@@ -27,7 +27,7 @@ func recordSize(m *ebpf.Map, caplen int) int {
 	if m.Type() != ebpf.RingBuf {
 		return (4+eventSize+caplen+7)/8*8 - 4
 	}
-	for _, class := range []int{128, 512, 2048, 8192, 32768, 65536, 65280 + 512} {
+	for _, class := range []int{64, 128, 512, 2048, 8192, 32768, 65536, 65280 + 512} {
 		if caplen <= class {
 			return eventSize + class
 		}

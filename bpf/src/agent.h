@@ -203,8 +203,9 @@ struct {
 } told SEC(".maps");
 
 /*
- * The reader is woken for news at once, while the process that they are of is still
- * there, but not for more often than all processors together may.
+ * News wake the reader at once, that the agent can look at a process while it is
+ * there: an owner that is unknown, a flow that was learnt, a connection that begins.
+ * They do so at most once in NEWS_EVERY, by all processors together.
  */
 static __always_inline __u64 soon(__u64 now)
 {
@@ -219,9 +220,9 @@ static __always_inline __u64 soon(__u64 now)
 
 /*
  * A ring buffer record has a size that the verifier knows, so there is one class
- * of sizes for each power of four. size is a power of two: up to 5.10 the
- * verifier learns from the mask, and not from a comparison, that n + 1 is
- * neither 0 nor more than size.
+ * of sizes for each power of four, and one for what has no payload. size is a power of two: up
+ * to 5.10 the verifier learns from the mask, and not from a comparison, that n + 1 is neither 0 nor
+ * more than size.
  */
 #define EMIT_CLASS(size)                                                                           \
 	static __always_inline int emit_##size(struct __sk_buff *skb, const struct event *e,       \
@@ -246,6 +247,7 @@ static __always_inline __u64 soon(__u64 now)
 		return 0;                                                                          \
 	}
 
+EMIT_CLASS(64)
 EMIT_CLASS(128)
 EMIT_CLASS(512)
 EMIT_CLASS(2048)
@@ -290,6 +292,8 @@ static __always_inline int emit(struct __sk_buff *skb, const struct event *e, bo
 {
 	__u64 flags = news ? soon(e->time) : 0;
 
+	if (e->caplen <= 64)
+		return emit_64(skb, e, flags);
 	if (e->caplen <= 128)
 		return emit_128(skb, e, flags);
 	if (e->caplen <= 512)

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * What was found out of flows a moment ago, which spares what comes in the most of a
- * lookup: that of a connection all, and that of UDP some.
+ * What was found out of flows a moment ago, which spares what comes in the lookup, or
+ * some of it: the socket of UDP may be another's with each packet.
  */
 #ifndef DROIDTAP_FOUND_H
 #define DROIDTAP_FOUND_H

@@ -42,8 +42,8 @@ static __always_inline bool looks_up(void)
 
 /*
  * The owner of a socket, which e keeps. The helper that found the socket tells no
- * uid, so it is read from the struct. If e is of this flow, what it says of a cgroup
- * is believed.
+ * uid, so it is read from the struct. If it is known that e is of this flow, e is
+ * believed what it says of a cgroup.
  */
 static __always_inline void sock_owner(struct bpf_sock *sk, struct whose *w, struct found *e,
 				       bool known)
@@ -145,7 +145,7 @@ static __always_inline bool look_up(struct __sk_buff *skb, const struct flow *f,
 
 	if (!sk)
 		return false;
-	local = is_local(skb, f, sk);
+	local = (known && skb->pkt_type != PACKET_OTHERHOST) || is_local(skb, f, sk);
 	if (local)
 		sock_owner(sk, w, e, known);
 	bpf_sk_release(sk);

@@ -242,7 +242,7 @@ static __noinline int owner_in(struct __sk_buff *skb, __u32 ip, struct whose *w,
 
 	w->uid = UID_NONE;
 	if (SK_LOOKUP && skb->ifindex != LOOPBACK_IFINDEX && is_plain(skb, ip, &f)) {
-		if (looks_up() && (wants_cgroup() || is_tcp(&f))) {
+		if (looks_up()) {
 			e = entry(f.word, &count);
 			known = e && is_found(e, f.word, count);
 		}

@@ -246,8 +246,8 @@ func (s *source) prepare(f *filters, n needs, spec *ebpf.CollectionSpec, t plugi
 	return s.fillMaps(spec, t, snaplen)
 }
 
-// ownerHead is how many bytes of a packet hold what names its flow, but for unusual headers. A record of fewer takes as much of the
-// ring.
+// ownerHead is how many bytes of a packet hold what names its flow, but for unusual headers. Most records of fewer take as much of
+// the ring.
 const ownerHead = 128
 
 // recorded returns how many bytes of a packet come from the kernel.
