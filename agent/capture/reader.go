@@ -145,16 +145,15 @@ func read(s *stream, batches pool, send func(*batch)) (t tally, err error) {
 	}
 	for looked := false; ; {
 		raw, err := s.next(b.arena[b.used:b.used])
-		switch {
-		case err == errEmpty:
+		if err != nil {
 			deliver()
 			looked = false
-			continue
-		case flushed(err):
-			deliver()
-			return t, nil
-		case err != nil:
-			deliver()
+			switch {
+			case err == errEmpty:
+				continue
+			case flushed(err):
+				return t, nil
+			}
 			return t, fmt.Errorf("read records: %w", err)
 		}
 		if !looked {

@@ -54,7 +54,8 @@ type ringBuffer struct {
 	flushed  atomic.Bool
 	consumer []byte // a page that begins with our position
 	producer []byte // a page that begins with the kernel's, the ring, and its begin anew, so that no record is in two pieces
-	mask     uint64 // of a position, to where it is in the ring
+	data     []byte // of them, the ring
+	mask     uint64 // of a position, to where it is there
 
 	// Of the goroutine that calls next.
 	pos    uint64        // of the next record
@@ -110,7 +111,7 @@ func openRingBuffer(m *ebpf.Map, o ringOptions) (_ *ringBuffer, err error) {
 	if r.producer, err = unix.Mmap(fd, int64(page), page+size+min(size, anew), unix.PROT_READ, unix.MAP_SHARED); err != nil {
 		return nil, fmt.Errorf("map its %d bytes: %w", size, err)
 	}
-	r.mask = uint64(size - 1)
+	r.data, r.mask = r.producer[page:], uint64(size-1)
 	r.pos = atomic.LoadUint64(position(r.consumer))
 	r.ahead = r.pos
 	return r, nil
@@ -177,7 +178,7 @@ func (r *ringBuffer) take() []byte {
 			return nil
 		}
 	}
-	data := r.producer[os.Getpagesize():]
+	data := r.data
 	for r.pos != r.ahead {
 		at := r.pos & r.mask
 		head := atomic.LoadUint32((*uint32)(unsafe.Pointer(&data[at])))
