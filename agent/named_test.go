@@ -33,7 +33,7 @@ func TestAppFollowed(t *testing.T) {
 		dir := t.TempDir()
 		file, list := filepath.Join(dir, "app.pcapng"), filepath.Join(dir, "packages.list")
 		install(t, list, map[string]int{"com.other": 10124})
-		p := startAgent(t, near, file, append(append([]string{"-v", "-i", "veth0", "--packages", list, "--app", "com.example", "--uid", "10999"}, variant...), "udp port 9")...)
+		p := startAgent(t, near, file, append(append([]string{"-v", "-i", "veth0", "--comments", "all", "--packages", list, "--app", "com.example", "--uid", "10999"}, variant...), "udp port 9")...)
 		p.Await(t, "com.example is not installed")
 		size := 100
 		send := func(uids ...int) {

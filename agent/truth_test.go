@@ -107,7 +107,7 @@ func TestTruth(t *testing.T) {
 			tcpdump := startTcpdump(t, near, reference, "-i", "veth0", "-s", "4096")
 			agents := make([]*nettest.Process, len(captures))
 			for i, c := range captures {
-				args := append(append([]string{"-i", "veth0", "-B", "32768"}, tt.args...), c.args...)
+				args := append(append([]string{"-i", "veth0", "-B", "32768", "--comments", "all"}, tt.args...), c.args...)
 				agents[i] = startAgent(t, near, filepath.Join(dir, c.name), args...)
 			}
 			finish(t, work, rounds)

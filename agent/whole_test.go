@@ -88,7 +88,7 @@ func TestFile(t *testing.T) {
 			dir := t.TempDir()
 			file, reference := filepath.Join(dir, "agent.pcapng"), filepath.Join(dir, "reference.pcap")
 			tcpdump := startTcpdump(t, near, reference, "-i", "veth0", "udp port 9 and udp")
-			args := append([]string{"-i", "veth0"}, variant...)
+			args := append([]string{"-i", "veth0", "--comments", "all"}, variant...)
 			agent := startAgent(t, near, file, append(args, "udp port 9", "and", "udp")...)
 			near.Must(t, func() error { return sendUDP(nettest.Far4, 50) })
 			datagrams(t, far, 3)
@@ -149,7 +149,7 @@ func TestFile(t *testing.T) {
 			for _, want := range []string{
 				"Capture oper-sys:    " + uname, "Capture application: droidtap agent ", "Capture hardware:    x86_64",
 				"Number of packets:   6", "Strict time order:   True", "nanoseconds (9)", "Name = veth0", "Capture length = 262144",
-				"agent -U -w " + file + " -i veth0 " + strings.Join(variant, " ") + " udp port 9 and udp",
+				"agent -U -w " + file + " -i veth0 --comments all " + strings.Join(variant, " ") + " udp port 9 and udp",
 			} {
 				if !strings.Contains(about, want) {
 					t.Errorf("capinfos does not say %q:\n%s", want, about)

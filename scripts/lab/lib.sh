@@ -87,8 +87,8 @@ capture() {
     step "Look at the capture"
     show adb pull "$path" "$keep/"
     show tshark -r "$keep/${path##*/}" 2> >(grep -v '^Running as user' >&2)
-    step "Whose the packets are"
-    tshark -r "$keep/${path##*/}" -T fields -e frame.comment 2>/dev/null | sort | uniq -c
+    step "Whose the flows are"
+    tshark -r "$keep/${path##*/}" -T fields -e frame.comment 2>/dev/null | grep . | sort | uniq -c || true
     packets=$(tshark -r "$keep/${path##*/}" -Y "$want" 2>/dev/null | wc -l)
     ((packets > 0)) || die "no packet of \"$expr\" was captured"
     printf '\n%d packets of "%s" captured on %s\n' "$packets" "$expr" "$iface"

@@ -47,8 +47,8 @@ func ownerFlags() []cli.Flag {
 			Usage: "capture only packets of processes of the names `NAME[,NAME]`, or patterns; with --pid of either"},
 		&cli.StringFlag{Name: "unattributed", Category: plugin.GroupApp, DefaultText: "drop with one of the other options here but --comments, else keep",
 			Usage: "`keep|drop` packets that have no owner or whose owner is unknown; they are counted"},
-		&cli.StringFlag{Name: "comments", Category: plugin.GroupApp, Value: string(commentAll),
-			Usage: "comment on the owner at `first|all|none`: the first packet of each flow, or all packets"},
+		&cli.StringFlag{Name: "comments", Category: plugin.GroupApp, Value: string(commentFirst),
+			Usage: "comment on the owner at `first|all|none`: the first packet of each flow and where it changes, or all packets"},
 		&cli.StringFlag{Name: "packages", Category: plugin.GroupAdvanced, Value: apps.List,
 			Usage: "read which apps there are from `FILE`"},
 	}
