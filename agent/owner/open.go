@@ -131,6 +131,7 @@ func (f *Finder) forget(maps shared, sockets []sockdiag.Socket, lost bool) error
 		f.closes.add(now, 0, true)
 		f.listeners.add(now, 0, true)
 	}
+	f.closed.Store(int64(f.closes.next))
 	return failed
 }
 

@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/cilium/ebpf"
@@ -60,8 +61,9 @@ type Finder struct {
 	machine   machine
 	cache     cache
 	fragments fragments
-	closes    closes // of UDP sockets
-	listeners closes // of TCP
+	closes    closes       // of UDP sockets
+	closed    atomic.Int64 // those that are noted there; read without the lock
+	listeners closes       // of TCP
 	failures  uint64
 	failure   error // the first
 }
@@ -312,11 +314,7 @@ func (f *Finder) Inode(q Question, uid uint32) uint32 {
 
 // Closes counts the UDP sockets that were closed, more or less: as long as it stays what it is, Inode tells nothing new of a flow
 // of UDP but that it is known now.
-func (f *Finder) Closes() int {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.closes.next
-}
+func (f *Finder) Closes() int { return int(f.closed.Load()) }
 
 // report says what did not work, once.
 func (f *Finder) report(log *slog.Logger) {

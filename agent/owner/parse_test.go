@@ -8,8 +8,6 @@ import (
 	"net/netip"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
-	"github.com/google/go-cmp/cmp/cmpopts"
 	"golang.org/x/sys/unix"
 
 	"droidtap/agent/sockdiag"
@@ -20,8 +18,6 @@ const (
 	a4, b4 = "10.1.0.1", "192.0.2.7"
 	a6, b6 = "fd00::1", "2001:db8::7"
 )
-
-var compareAddrs = cmpopts.EquateComparable(netip.AddrPort{})
 
 func flow(protocol uint8, local, remote string) sockdiag.Flow {
 	return sockdiag.Flow{Protocol: protocol, Local: netip.MustParseAddrPort(local), Remote: netip.MustParseAddrPort(remote)}
@@ -57,7 +53,7 @@ func ethernet(kind uint16, payload []byte, tags ...[2]uint16) []byte {
 	return nettest.Ethernet(nettest.NearMAC, nettest.FarMAC, kind, payload, tags...)
 }
 
-func TestFlowOf(t *testing.T) {
+func TestKey(t *testing.T) {
 	ip4 := func(fragment uint16, options, payload []byte) []byte {
 		return nettest.IPv4(a4, b4, unix.IPPROTO_UDP, fragment, options, payload)
 	}
@@ -125,14 +121,16 @@ func TestFlowOf(t *testing.T) {
 		{"a segment cut before the flags", tcp4(2)[:33], false, flow(unix.IPPROTO_TCP, a4+":5353", b4+":443"), false},
 	} {
 		t.Run(c.rule, func(t *testing.T) {
-			got, syn, ok := FlowOf(Question{Packet: c.packet, L2: c.l2, Outgoing: true})
-			if diff := cmp.Diff(c.want, got, compareAddrs); diff != "" || syn != c.syn || ok != (c.want != none) {
-				t.Errorf("FlowOf: syn %v, ok %v (-want +got):\n%s", syn, ok, diff)
-			}
-			swapped := sockdiag.Flow{Protocol: c.want.Protocol, Local: c.want.Remote, Remote: c.want.Local}
-			got, _, _ = FlowOf(Question{Packet: c.packet, L2: c.l2})
-			if diff := cmp.Diff(swapped, got, compareAddrs); diff != "" {
-				t.Errorf("FlowOf of an incoming packet (-want +got):\n%s", diff)
+			for _, outgoing := range []bool{true, false} {
+				want := c.want
+				if !outgoing {
+					want.Local, want.Remote = want.Remote, want.Local
+				}
+				var got Key
+				syn, ok := got.Read(c.packet, c.l2, outgoing)
+				if syn != c.syn || ok != (c.want != none) || ok && got != keyOf(want) {
+					t.Errorf("outgoing %v: %x, want %x; syn %v, ok %v", outgoing, got, keyOf(want), syn, ok)
+				}
 			}
 		})
 	}
@@ -177,10 +175,16 @@ func FuzzParse(f *testing.F) {
 	plain := nettest.IPv4(a4, b4, unix.IPPROTO_UDP, 0, nil, udp())
 	f.Add(ethernet(nettest.TypeIPv4, nettest.IPv4(a4, b4, unix.IPPROTO_TCP, 0, make([]byte, 4), tcp(2))), true, true)
 	f.Add(ethernet(nettest.TypeIPv6, nettest.IPv6(a6, b6, unix.IPPROTO_DSTOPTS, options(3)), [2]uint16{nettest.TypeVLAN, 5}), true, false)
+	f.Add(nettest.IPv6(a6, b6, unix.IPPROTO_TCP, tcp(2)), false, false)
 	f.Add(nettest.IPv6(a6, b6, unix.IPPROTO_FRAGMENT, extend(unix.IPPROTO_UDP, 0, 9, udp())), false, false)
 	f.Add(nettest.IPv4(b4, a4, unix.IPPROTO_ICMP, 0, nil, append([]byte{3, 1, 0, 0, 0, 0, 0, 0}, plain...)), false, true)
 	f.Add(nettest.IPv4(b4, a4, unix.IPPROTO_ICMP, 0x2000, nil, nettest.Echo(nil)), false, true)
 	f.Fuzz(func(t *testing.T, packet []byte, l2, outgoing bool) {
+		var short, long Key
+		begins, ok := short.Read(packet, l2, outgoing)
+		if b, is := long.read(packet, l2, outgoing); b != begins || is != ok || ok && short != long {
+			t.Errorf("%x, begins %v, ok %v; the long way %x, begins %v, ok %v", short, begins, ok, long, b, is)
+		}
 		h := parse(packet, l2)
 		if h.kind == nobodys || h.kind == unread {
 			return

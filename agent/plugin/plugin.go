@@ -130,14 +130,15 @@ type Change interface {
 	Commit(coll *ebpf.Collection, emit func(pcapng.Block)) error
 }
 
-// Settler is what a Source may also be: what it has to tell of some blocks is known a little after they were decoded.
+// Settler is what a Source may also be: what it has to tell of some blocks is known a little after they were decoded. The blocks of a
+// ring are completed in their order, by one call after the other. Nothing is kept of a packet with which a call has done.
 type Settler interface {
-	// Known does what Settle does with the first of blocks, as far as nobody has to be asked, and returns how many these are. It is
-	// never called while others wait for Settle.
+	// Known does what Settle does with the first of blocks, up to one about which somebody has to be asked (the kernel, /proc), and
+	// returns how many these are. It waits for nothing, and is never called while others wait for Settle.
 	Known(blocks []pcapng.Block) (done int)
 	// Settle completes blocks in place, one after the other, and sets those to nil that are not to be written after all. It
 	// returns how many it has done with. For the others it is called again some milliseconds later, and at the end or where too
-	// many wait with last, upon which it has done with all. It is called from one goroutine only for each ring.
+	// many wait with last, upon which it has done with all.
 	Settle(blocks []pcapng.Block, last bool) (done int)
 }
 

@@ -117,20 +117,38 @@ func TestWants(t *testing.T) {
 }
 
 func TestRecent(t *testing.T) {
-	r := recent[int, int]{most: 100}
-	for n := range 10_000 {
-		r.put(n, n)
-		if v, ok := r.get(0); !ok || v != 0 {
-			t.Fatalf("after %d others, what is used all the time is forgotten", n)
-		}
-		if size := len(r.young) + len(r.old); size > 200 {
-			t.Fatalf("%d are kept", size)
-		}
-	}
-	if _, ok := r.get(9_950); !ok {
-		t.Error("what was used lately is forgotten")
-	}
-	if _, ok := r.get(5_000); ok {
-		t.Error("what was used long ago is kept")
+	for rule, hash := range map[string]func(int) uint64{
+		"spread":            func(n int) uint64 { return uint64(n) * 0x9e3779b97f4a7c15 },
+		"at one place":      func(n int) uint64 { return uint64(n) << 32 },
+		"0, and at the end": func(n int) uint64 { return -uint64(n) },
+	} {
+		t.Run(rule, func(t *testing.T) {
+			const most = 200
+			r := newRecent[int](most)
+			for n := range 10 * most {
+				r.put(hash(n), &n)
+				if v := r.get(hash(n)); v != &n {
+					t.Fatalf("%d is %v", n, v)
+				}
+				if r.get(hash(0)) == nil {
+					t.Fatalf("after %d others, what is used all the time is forgotten", n)
+				}
+				if size := r.young.used + r.old.used; size > 2*most {
+					t.Fatalf("%d are kept", size)
+				}
+			}
+			if r.get(hash(9*most+1)) == nil {
+				t.Error("what was used lately is forgotten")
+			}
+			if r.get(hash(5*most)) != nil {
+				t.Error("what was used long ago is kept")
+			}
+			r.turn()
+			other := -1
+			r.put(hash(9*most+1), &other)
+			if r.turn(); r.get(hash(0)) != nil || r.get(hash(9*most+1)) != &other {
+				t.Error("it is not what was used since the last turn but one")
+			}
+		})
 	}
 }

@@ -84,7 +84,7 @@ type telling struct{ *source }
 // WantsTypes is true: with offsets in the kernel's structs the programs know the owners of what comes in at once.
 func (t telling) WantsTypes() bool { return true }
 
-// Known names the owners of packets that the programs found.
+// Known names the owners of packets as far as nobody has to be asked.
 func (t telling) Known(blocks []pcapng.Block) (done int) { return t.settler.Known(blocks) }
 
 // Settle finds and names the owners of packets.
