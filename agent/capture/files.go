@@ -26,6 +26,7 @@ type files struct {
 	path    string                    // of file, or of the one before
 	opened  int                       // how many were
 	packets uint64                    // in file
+	kept    plugin.Filling            // with which the rotator would keep file
 	began   time.Time                 // file's time, for its statistics
 	before  map[int]pcapng.Statistics // what was counted before file, by interface
 	over    <-chan struct{}           // file's time is; nil: it has none, or late is set
@@ -35,6 +36,12 @@ type files struct {
 	closing chan plugin.File // to be closed while the writer goes on
 	closed  chan error       // that all are; with what failed
 }
+
+// aheadBytes and aheadPackets are how much more a file may have when its rotator is asked again, if that would keep it then.
+const (
+	aheadBytes   = 64 << 10
+	aheadPackets = 512
+)
 
 // mostClosing is how many files may wait until they are on the disk before the writer waits, too.
 const mostClosing = 4
@@ -68,11 +75,16 @@ func (f *files) begin() error {
 	if err != nil {
 		return err
 	}
-	f.file, f.path, f.packets, f.began, f.late = file, file.Name(), 0, time.Now(), false
+	f.file, f.path, f.packets, f.kept, f.began, f.late = file, file.Name(), 0, plugin.Filling{}, time.Now(), false
 	if f.opened++; f.opened > 1 {
 		f.log.Info("next file", "path", file.Name())
 	}
 	return nil
+}
+
+// room tells whether the file, which has that many bytes, is not full for certain: so it is before most packets.
+func (f *files) room(size int64) bool {
+	return f.rotator == nil || size <= f.kept.Bytes && f.packets <= f.kept.Packets && !f.late
 }
 
 // full tells what is to be done before a packet is written to the file, which has that many bytes. There is a rotator.
@@ -80,7 +92,15 @@ func (f *files) full(size int64) plugin.Verdict {
 	if f.packets == 0 {
 		return plugin.Keep // an empty file would only make room for another one
 	}
-	return f.rotator.Full(plugin.Filling{Bytes: size, Packets: f.packets, Over: f.late})
+	v := f.rotator.Full(plugin.Filling{Bytes: size, Packets: f.packets, Over: f.late})
+	if v != plugin.Keep {
+		return v
+	}
+	ahead := plugin.Filling{Bytes: size + aheadBytes, Packets: f.packets + aheadPackets}
+	if f.rotator.Full(ahead) == plugin.Keep {
+		f.kept = ahead
+	}
+	return v
 }
 
 // look sees whether the file's time is over.

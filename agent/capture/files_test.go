@@ -5,6 +5,7 @@ package capture
 import (
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -29,6 +30,7 @@ type numberedFiles struct {
 	lasts   time.Duration
 	room    func(path string) (int64, error) // of a file: what is written beyond fails
 	opened  int
+	asked   int // times whether a file is full
 }
 
 func (n *numberedFiles) Next(string) (plugin.File, error) {
@@ -50,6 +52,7 @@ func (n *numberedFiles) path(i int) string {
 }
 
 func (n *numberedFiles) Full(f plugin.Filling) plugin.Verdict {
+	n.asked++
 	over := n.packets > 0 && f.Packets >= n.packets || n.bytes > 0 && f.Bytes >= n.bytes || f.Over
 	switch {
 	case over && n.opened == n.last:
@@ -222,6 +225,50 @@ func TestRotation(t *testing.T) {
 			}
 			if w.lost() != 0 || w.written.Load() != n {
 				t.Errorf("%d packets lost, %d written", w.lost(), w.written.Load())
+			}
+		})
+	}
+}
+
+// A limit that is far away, too, is kept to the packet, while the rotator is asked for few of them.
+func TestRotationIsExact(t *testing.T) {
+	const n, limit = 10_000, 150_000
+	head := pcapng.NewWriter(io.Discard, pcapng.Section{})
+	for _, b := range []pcapng.Block{&pcapng.Interface{Name: "wlan0"}, &pcapng.Interface{Index: 1, Name: "rmnet0"}} {
+		if err := head.Write(b); err != nil {
+			t.Fatal(err)
+		}
+	}
+	empty := head.Size()
+	if err := head.Write(&pcapng.Packet{Data: []byte("a packet")}); err != nil {
+		t.Fatal(err)
+	}
+	each := head.Size() - empty
+	for _, c := range []struct {
+		name  string
+		files numberedFiles
+		want  int // packets of a file
+	}{
+		{"by packets", numberedFiles{packets: 1300}, 1300},
+		{"by bytes", numberedFiles{bytes: limit}, int((limit - empty + each - 1) / each)},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			w := startWriting(t, &c.files, nil)
+			w.send(1, n)
+			if err := w.end(t); err != nil {
+				t.Fatal(err)
+			}
+			times, files := w.read(t)
+			if diff := cmp.Diff(upTo(n), times); diff != "" {
+				t.Errorf("packets (-want +got):\n%s", diff)
+			}
+			for i, f := range files[:len(files)-1] {
+				if len(f.Packets) != c.want {
+					t.Errorf("file %d has %d packets, want %d", i, len(f.Packets), c.want)
+				}
+			}
+			if c.files.asked > n/2 {
+				t.Errorf("the rotator is asked %d times", c.files.asked)
 			}
 		})
 	}

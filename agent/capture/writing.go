@@ -25,7 +25,7 @@ type note struct {
 
 // writePacket writes a packet, in the next file if the one that is open is full.
 func (w *writer) writePacket(p *pcapng.Packet) {
-	if w.sated || w.rotator != nil && !w.fits() {
+	if w.sated || !w.room(w.size()) && !w.fits() {
 		return
 	}
 	if !w.working() && !w.usable() {
@@ -48,13 +48,16 @@ func (w *writer) writePacket(p *pcapng.Packet) {
 	}
 }
 
+// size is how many bytes the file has for its rotator. What it began with counts for nothing: a limit that is less than that would
+// leave each file a single packet.
+func (w *writer) size() int64 { return w.out.Size() - w.out.Recalled() }
+
 // fits makes room for a packet in a file, where there may be several, and returns false if there is no more file for it.
 func (w *writer) fits() bool {
 	if w.file == nil {
 		return true
 	}
-	// What it began with counts for nothing: a limit that is less than that would leave each file a single packet.
-	switch w.full(w.out.Size() - w.out.Recalled()) {
+	switch w.full(w.size()) {
 	case plugin.Next:
 		w.turn()
 	case plugin.End:

@@ -288,7 +288,8 @@ type Opener interface {
 
 // Rotator is what an Opener may also be: it may want several files. A file without packets is always kept.
 type Rotator interface {
-	// Full is asked before each packet, and when the time of a file is over.
+	// Full is asked when the time of a file is over, and before each packet that may not fit. A file that is kept with so many bytes
+	// and packets is kept with fewer.
 	Full(Filling) Verdict
 	// Lasts is asked at the first packet of a file, and tells how long the file lasts from then on, by the boot clock; 0: it
 	// has no end.
