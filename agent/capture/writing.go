@@ -38,7 +38,11 @@ func (w *writer) writePacket(p *pcapng.Packet) {
 	if w.pause.trying {
 		w.tell(p)
 	}
-	if err := w.write(p); err != nil {
+	err := w.out.WritePacket(p)
+	if err != nil || w.out.Queued() == 0 {
+		w.wrote(err, true)
+	}
+	if err != nil {
 		w.ignored++
 		return
 	}
@@ -132,13 +136,17 @@ func (w *writer) writeCounters(s *pcapng.Statistics) {
 func (w *writer) write(b pcapng.Block) error {
 	worked := w.working()
 	err := w.out.Write(b)
-	if err == nil {
+	w.wrote(err, worked)
+	return err
+}
+
+// wrote deals with what came of writing a block; worked tells whether the output worked before.
+func (w *writer) wrote(err error, worked bool) {
+	switch {
+	case err == nil:
 		if w.out.Queued() == 0 {
 			w.flushed()
 		}
-		return nil
-	}
-	switch {
 	case errors.Is(err, pcapng.ErrLinkType):
 		if !w.misfits {
 			w.misfits = true
@@ -147,7 +155,6 @@ func (w *writer) write(b pcapng.Block) error {
 	case worked && !errors.Is(err, pcapng.ErrInterface):
 		w.fail(err)
 	}
-	return err
 }
 
 // annotate gives a packet the comments on its interface that are not younger. Records from before may still come after them.

@@ -88,7 +88,7 @@ func (w *Writer) Write(b Block) error {
 	// A type switch instead of a method of Block, so that a *Packet need not live on the heap.
 	switch b := b.(type) {
 	case *Packet:
-		err = w.addPacket(b)
+		return w.WritePacket(b)
 	case *Interface:
 		err = w.addInterface(b)
 	case *Statistics:
@@ -98,14 +98,11 @@ func (w *Writer) Write(b Block) error {
 	default:
 		return errNil
 	}
-	if err != nil || len(w.buf) < flushAt {
-		return err
-	}
-	return w.Flush()
+	return w.added(err)
 }
 
-// addPacket queues a packet.
-func (w *Writer) addPacket(p *Packet) error {
+// WritePacket is Write, of which most calls are for packets.
+func (w *Writer) WritePacket(p *Packet) error {
 	if w.err != nil {
 		return w.err
 	}
@@ -114,12 +111,20 @@ func (w *Writer) addPacket(p *Packet) error {
 		return fmt.Errorf("packet of interface %d: %w", p.Interface, ErrInterface)
 	}
 	if w.classic != nil {
-		return w.addRecord(of.latest, p)
+		return w.added(w.addRecord(of.latest, p))
 	}
 	w.buf = appendPacket(w.buf, of.id, p, w.news(p))
 	w.queued++
 	of.packets++
-	return nil
+	return w.added(nil)
+}
+
+// added writes what is queued if that is enough and there was no error.
+func (w *Writer) added(err error) error {
+	if err != nil || len(w.buf) < flushAt {
+		return err
+	}
+	return w.Flush()
 }
 
 // addStatistics queues statistics.
