@@ -38,8 +38,8 @@ const anew = 1 << 19
 // it cannot wait for many; it cannot tell the kernel that it sleeps; and it copies each record.
 //
 // The programs submit with the kernel's own rule: a record wakes us if we have read all before it (kernel/bpf/ringbuf.c,
-// bpf_ringbuf_commit). They force it from wakeup bytes on. So while nothing comes we wait without an end, and the first
-// record ends that; while records come we look at times, or when wakeup bytes wait. No record is missed: the kernel
+// bpf_ringbuf_commit). They force it once in wakeup bytes, and for what has to be asked for soon. So while nothing comes we
+// wait without an end, and the first record ends that; while records come we look at times, or when we are woken. No record is missed: the kernel
 // makes it visible before it looks how far we are, and we say how far we are before we look for it.
 //
 // Records stay where they are until they were written. The kernel is told of many at a time: it looks at our position for
@@ -242,8 +242,12 @@ func (r *ringBuffer) wait() error {
 	if err := r.file.SetReadDeadline(until); err != nil {
 		return err
 	}
+	woken := false
 	err := r.conn.Read(func(uintptr) bool {
-		return r.flushed.Load() || atomic.LoadUint64(position(r.producer))-r.pos >= enough
+		// The programs wake for what has to be asked for soon, too, of however few bytes.
+		done := woken || r.flushed.Load() || atomic.LoadUint64(position(r.producer))-r.pos >= enough
+		woken = true
+		return done
 	})
 	if errors.Is(err, os.ErrDeadlineExceeded) {
 		return nil
