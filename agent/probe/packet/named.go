@@ -165,11 +165,15 @@ func (s *settler) named(uid uint32, of []process.Process) *named {
 
 // flow returns what is known of a flow.
 func (s *settler) flow(key *owner.Key) *flow {
+	if s.lately != nil && s.lately.key.Is(key) { // packets come in trains
+		return s.lately
+	}
 	hash := key.Hash(&s.seed)
 	f := s.flows.get(hash)
 	if f == nil || !f.key.Is(key) {
 		f = &flow{key: *key}
 		s.flows.put(hash, f)
 	}
+	s.lately = f
 	return f
 }

@@ -36,7 +36,8 @@ type settler struct {
 	android bool
 	closes  int       // of UDP sockets
 	port    *port     // of the last packet; nil: there was none
-	group   *group    // that was recalled last; nil: none was
+	group   *group    // the same
+	lately  *flow     // the same
 	key     owner.Key // memory for the flow of a packet
 }
 
@@ -108,7 +109,7 @@ func (s *settler) begin() {
 	}
 	s.android = s.processes != nil && s.processes.Android()
 	if s.at-s.turned >= flowIdle {
-		s.turned = s.at
+		s.turned, s.lately = s.at, nil
 		s.flows.turn()
 	}
 }
