@@ -90,6 +90,9 @@ func TestFailureAtEveryByte(t *testing.T) {
 						t.Fatalf("room for %d: error %v", room, err)
 					}
 					checkStopped(t, w, &out.full, err)
+					if sum := w.Delivered(7) + w.Delivered(12); w.classic == nil && sum != packets {
+						t.Fatalf("room for %d: %d packets delivered, want %d", room, sum, packets)
+					}
 					if !bytes.Equal(whole[:want], out.Bytes()) || w.Packets() != packets {
 						t.Fatalf("room for %d: %d bytes, Packets() is %d; want %d bytes with %d packets", room, out.Len(), w.Packets(), want, packets)
 					}

@@ -179,6 +179,10 @@ func TestInterfaces(t *testing.T) {
 		},
 		{name: "a packet before its interface is refused", blocks: []Block{packet}, err: ErrInterface},
 		{name: "statistics before their interface are refused", blocks: []Block{&Statistics{Interface: 3}}, err: ErrInterface},
+		{name: "an index between described ones is none", blocks: []Block{wlan0, &Packet{Interface: 2}}, kinds: []uint32{blockInterface}, err: ErrInterface},
+		{name: "a negative index is refused", blocks: []Block{wlan0, &Packet{Interface: -1}}, kinds: []uint32{blockInterface}, err: ErrInterface},
+		{name: "a negative index is not described", blocks: []Block{&Interface{Index: -1}}, err: ErrInterface},
+		{name: "there are no more indexes than that", blocks: []Block{&Interface{Index: mostIndexes}}, err: ErrInterface},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
