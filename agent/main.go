@@ -59,7 +59,7 @@ func ownFlags() []cli.Flag {
 		&cli.StringFlag{Name: "duration", Category: plugin.GroupCapture,
 			Usage: "stop after `TIME`, sleep included: 90, 90s, 1h30m", DefaultText: "no limit"},
 		&cli.BoolFlag{Name: "packet-buffered", Aliases: []string{"U"}, Category: plugin.GroupCapture,
-			Usage: "write each packet at once, not every half second or 64 KiB"},
+			Usage: "write each packet at once, not within a second or each 64 KiB"},
 		&cli.StringFlag{Name: optionConfig, Category: plugin.GroupCapture,
 			Usage: "take flags from `FILE` too, one a line, what is behind a flag its value, and last the expression; # begins a comment. Where the command line gives the same, that holds, but for lists, which have both"},
 		&cli.StringFlag{Name: "format", Category: plugin.GroupOutput, Value: "pcapng",

@@ -58,6 +58,21 @@ func (b *batch) fresh() *pcapng.Packet { return &b.packets[:len(b.packets)+1][le
 // full tells whether the batch is to be handed on.
 func (b *batch) full() bool { return b.bytes > fullSize || len(b.blocks) == cap(b.blocks) }
 
+// compact takes out the blocks that are nil. As a rule there are none.
+func (b *batch) compact() {
+	n := 0
+	for ; n < len(b.blocks) && b.blocks[n] != nil; n++ {
+	}
+	for _, block := range b.blocks[n:] {
+		if block != nil {
+			b.blocks[n] = block
+			n++
+		}
+	}
+	clear(b.blocks[n:])
+	b.blocks = b.blocks[:n]
+}
+
 // release gives what lies in a ring back to it: nothing of it may be used any more.
 func (b *batch) release() {
 	if b.ring != nil {

@@ -3,11 +3,9 @@
 package capture
 
 import (
-	"slices"
 	"sync/atomic"
 	"time"
 
-	"droidtap/agent/pcapng"
 	"droidtap/agent/plugin"
 )
 
@@ -57,7 +55,7 @@ func (s *stage) put(b *batch) {
 
 // pass sends a batch that is settled.
 func (s *stage) pass(b *batch) {
-	b.blocks = slices.DeleteFunc(b.blocks, func(b pcapng.Block) bool { return b == nil })
+	b.compact()
 	if len(b.blocks) == 0 {
 		s.batches.recycle(b)
 		return
