@@ -49,11 +49,16 @@ static __always_inline __u32 ticks(void)
 	return JIFFIES ? bpf_jiffies64() | 1 : 1;
 }
 
-/* Whether what was known at a time holds: for 100 jiffies, a tenth of a second up to a whole one.
+/* 0 while what was known at a time holds: for 100 jiffies, a tenth of a second up to a whole one.
  */
+static __always_inline __u64 is_old(__u32 since)
+{
+	return (99ULL - (__u32)(ticks() - since)) >> 63;
+}
+
 static __always_inline bool holds(__u32 since)
 {
-	return ticks() - since < 100;
+	return !is_old(since);
 }
 
 /* The entry of a flow of five words, the same in both directions. */
@@ -81,19 +86,44 @@ static __always_inline void begin(const struct flow *f)
 		__sync_fetch_and_add(count, 1);
 }
 
-/* The entry of a flow of five words, and how many connections began there. */
-static __always_inline struct found *entry(const __u64 *f, __u64 *count)
+/* The entry of a flow of five words. */
+static __always_inline struct found *found_at(const __u64 *f)
 {
 	__u32 at = spot(f);
-	volatile __u64 *n = bpf_map_lookup_elem(&begun, &at);
 
-	*count = n ? *n : 0;
 	return bpf_map_lookup_elem(&found, &at);
 }
 
-static __always_inline bool is_found(const struct found *e, const __u64 *f, __u64 count)
+/*
+ * What is known of a flow before its socket is looked up. The verifier is to know
+ * nothing of differs, and to find no pointer here: it would go through the lookup
+ * once for a flow that is known, and once for one that is not.
+ */
+struct known {
+	__u64 differs; /* 0: it is the flow that was found */
+	__u64 group, cgroup;
+	__u64 begun; /* the count of connections, before the lookup */
+	__u32 uid;
+};
+
+/* Recalls what is known of a flow of five words. True: it is all that can be found. */
+static __always_inline bool is_found(const __u64 *f, struct known *known)
 {
-	return e->begun == count && holds(e->jiffies) && is_same(e->flow, f);
+	__u32 at = spot(f);
+	volatile __u64 *n = bpf_map_lookup_elem(&begun, &at);
+	struct found *e = found_at(f);
+	const __u64 *g;
+
+	if (!n || !e)
+		return false; /* never: they are arrays */
+	g = e->flow;
+	known->begun = *n;
+	known->differs = (f[0] ^ g[0]) | (f[1] ^ g[1]) | (f[2] ^ g[2]) | (f[3] ^ g[3]) |
+			 (f[4] ^ g[4]) | (e->begun ^ known->begun) | is_old(e->jiffies);
+	known->group = e->group;
+	known->cgroup = e->cgroup;
+	known->uid = e->uid;
+	return !(known->differs | (e->fixed ^ 1));
 }
 
 #endif

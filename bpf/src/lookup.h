@@ -41,12 +41,10 @@ static __always_inline bool looks_up(void)
 }
 
 /*
- * The owner of a socket, which e keeps. The helper that found the socket tells no
- * uid, so it is read from the struct. If it is known that e is of this flow, e is
- * believed what it says of a cgroup.
+ * The owner of a socket. The helper that found it tells no uid, so it is read from
+ * the struct. Of the cgroup what was known is believed, if it is the same.
  */
-static __always_inline void sock_owner(struct bpf_sock *sk, struct whose *w, struct found *e,
-				       bool known)
+static __always_inline void sock_owner(struct bpf_sock *sk, struct whose *w, struct known *known)
 {
 	const volatile struct settings *s = setting();
 	__u64 at = address(sk), group = 0, node = 0;
@@ -61,19 +59,17 @@ static __always_inline void sock_owner(struct bpf_sock *sk, struct whose *w, str
 	/* Before 5.15 no pointer, but what net_cls and net_prio make of it. */
 	if (group & 3)
 		group = 0;
-	if (group && e && known && e->uid == w->uid && e->group == group) {
-		w->cgroup = e->cgroup;
+	if (!group)
+		return;
+	if (!(known->differs | (known->uid ^ w->uid) | (known->group ^ group))) {
+		w->cgroup = known->cgroup;
 		return;
 	}
-	if (group &&
-	    (bpf_probe_read_kernel(&node, sizeof(node), (void *)(group + s->cgroup_node)) ||
-	     bpf_probe_read_kernel(&w->cgroup, sizeof(w->cgroup), (void *)(node + s->node_id))))
+	known->differs = 1;
+	known->group = group;
+	if (bpf_probe_read_kernel(&node, sizeof(node), (void *)(group + s->cgroup_node)) ||
+	    bpf_probe_read_kernel(&w->cgroup, sizeof(w->cgroup), (void *)(node + s->node_id)))
 		w->cgroup = 0;
-	if (e) {
-		e->uid = w->uid;
-		e->group = group;
-		e->cgroup = w->cgroup;
-	}
 }
 
 /*
@@ -135,32 +131,39 @@ static __always_inline struct bpf_sock *sock_of(struct __sk_buff *skb, const str
 
 /*
  * Looks up the socket of a TCP or UDP flow; false: there is none for what this machine
- * gets. e and known as in sock_owner().
+ * gets.
  */
 static __always_inline bool look_up(struct __sk_buff *skb, const struct flow *f, struct whose *w,
-				    struct found *e, bool known)
+				    struct known *known)
 {
 	struct bpf_sock *sk = sock_of(skb, f, f->remote_port);
 	bool local;
 
 	if (!sk)
 		return false;
-	local = (known && skb->pkt_type != PACKET_OTHERHOST) || is_local(skb, f, sk);
+	local = !(known->differs | (skb->pkt_type == PACKET_OTHERHOST)) || is_local(skb, f, sk);
 	if (local)
-		sock_owner(sk, w, e, known);
+		sock_owner(sk, w, known);
 	bpf_sk_release(sk);
 	return local;
 }
 
 /*
- * Keeps that the owner in e is that of a flow. A connection is the listener's until
- * it is accepted, and then whoever's did that: where there is a listener none is fixed.
+ * Keeps whose a flow is. A connection is the listener's until it is accepted, and
+ * then whoever's did that: where there is a listener none is fixed.
  */
-static __always_inline void remember(struct __sk_buff *skb, struct found *e, const struct flow *f,
-				     const struct words *words, __u64 count)
+static __always_inline void remember(struct __sk_buff *skb, const struct flow *f,
+				     const struct words *words, const struct whose *w,
+				     const struct known *known)
 {
+	struct found *e = found_at(words->word);
 	struct bpf_sock *listener;
 
+	if (!e)
+		return;
+	e->uid = w->uid;
+	e->group = known->group;
+	e->cgroup = w->cgroup;
 	e->fixed = 0;
 	if (f->protocol == IPPROTO_TCP) {
 		listener = sock_of(skb, f, 0);
@@ -169,7 +172,7 @@ static __always_inline void remember(struct __sk_buff *skb, struct found *e, con
 			bpf_sk_release(listener);
 	}
 	e->jiffies = ticks();
-	e->begun = count;
+	e->begun = known->begun;
 #pragma unroll
 	for (int i = 0; i < 5; i++)
 		e->flow[i] = words->word[i];

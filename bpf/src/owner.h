@@ -81,12 +81,12 @@ static __noinline int join(struct head *h)
 /*
  * Whose the local end of a flow is: the socket's that there is, else whose it was
  * when it was learnt. A packet that begins a connection is not of that one. True:
- * it is a socket's; e and known as in sock_owner().
+ * it is a socket's.
  */
 static __always_inline bool find(struct __sk_buff *skb, const struct flow *f, struct whose *w,
-				 bool begins, struct found *e, bool known)
+				 bool begins, struct known *known)
 {
-	if (looks_up() && has_ports(f->protocol) && look_up(skb, f, w, e, known))
+	if (looks_up() && has_ports(f->protocol) && look_up(skb, f, w, known))
 		return true;
 	w->uid = unlearnt();
 	if (!begins)
@@ -234,34 +234,30 @@ static __always_inline int face(struct __sk_buff *skb, __u32 ip, struct head *h,
 static __noinline int owner_in(struct __sk_buff *skb, __u32 ip, struct whose *w,
 			       struct whose *sender)
 {
-	struct found *e = NULL;
+	struct known known = {.differs = 1};
 	struct words f;
 	struct head h;
-	__u64 count = 0;
-	bool first, known = false;
+	bool first;
 
 	w->uid = UID_NONE;
 	if (SK_LOOKUP && skb->ifindex != LOOPBACK_IFINDEX && is_plain(skb, ip, &f)) {
-		if (looks_up()) {
-			e = entry(f.word, &count);
-			known = e && is_found(e, f.word, count);
-		}
-		if (e && known && e->fixed) {
-			w->uid = e->uid;
-			w->cgroup = e->cgroup;
+		if (looks_up() && is_found(f.word, &known)) {
+			w->uid = known.uid;
+			w->cgroup = known.cgroup;
 			return 0;
 		}
 		turn(&h.flow, f.word);
 		first = (f.flags & (TCP_SYN | TCP_ACK)) == TCP_SYN;
+		if (find(skb, &h.flow, w, first, &known) && known.differs)
+			remember(skb, &h.flow, &f, w, &known);
 	} else {
 		int seen = face(skb, ip, &h, w, sender);
 
 		if (seen < 0)
 			return 0;
 		first = !seen && begins(&h);
+		find(skb, &h.flow, w, first, &known);
 	}
-	if (find(skb, &h.flow, w, first, e, known) && e && !known)
-		remember(skb, e, &h.flow, &f, count);
 	if (ROOM && first && KNOWN(w->uid))
 		w->news = true;
 	return 0;

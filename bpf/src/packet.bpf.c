@@ -91,6 +91,15 @@ static __always_inline struct counts *counts_of(__u32 ifindex)
 	return c ? c : bpf_map_lookup_elem(&interfaces, &other);
 }
 
+/*
+ * The same for whoever has looked before, in c. Two maps make two kinds of
+ * pointers, and the verifier would go once for each through all that lies between.
+ */
+static __always_inline struct counts *again(struct counts *c, __u32 ifindex)
+{
+	return ROOM ? counts_of(ifindex) : c;
+}
+
 static __always_inline void saw(struct counts *c, enum direction direction)
 {
 	if (direction == INGRESS)
@@ -127,12 +136,15 @@ static __noinline int allowed(__u32 uid, __u32 others)
 }
 
 /* Whether to record a packet. What is unknown is the agent's to decide. */
-static __always_inline bool admit(const volatile struct settings *s, struct counts *c, __u32 uid)
+static __always_inline bool admit(const volatile struct settings *s, struct counts *c,
+				  __u32 ifindex, __u32 uid)
 {
 	if (uid == UID_UNKNOWN)
 		return true;
 	if (uid == UID_NONE) {
-		c->unattributed++;
+		c = again(c, ifindex);
+		if (c)
+			c->unattributed++;
 		return s->owner != OWNER_FILTER || s->unattributed;
 	}
 	return s->owner != OWNER_FILTER || allowed(uid, s->others);
@@ -177,19 +189,25 @@ static __always_inline void record(struct __sk_buff *skb, const volatile struct 
 		e.vlan_tci = skb->vlan_tci;
 		e.vlan_proto = skb->vlan_proto;
 	}
+	c = again(c, skb->ifindex);
+	if (!c)
+		return;
 	c->received++;
-	if (emit(skb, &e, s->owner && (w->news || w->uid == UID_UNKNOWN)))
+	if (!emit(skb, &e, s->owner && (w->news || w->uid == UID_UNKNOWN)))
+		return;
+	c = again(c, skb->ifindex);
+	if (c)
 		c->dropped++;
 }
 
 static __always_inline int capture(struct __sk_buff *skb, enum direction direction, bool l2)
 {
 	const volatile struct settings *s = setting();
-	struct counts *c = counts_of(skb->ifindex);
+	struct counts *c = ROOM ? NULL : counts_of(skb->ifindex);
 	struct whose w = {.uid = UID_UNKNOWN}, sender = {.uid = UID_NONE};
 	__u32 ip = 0;
 
-	if (!s || !c)
+	if (!s || !(ROOM || c))
 		return TC_ACT_UNSPEC;
 	if (s->owner && l2)
 		ip = forget(ip_offset(skb));
@@ -199,6 +217,9 @@ static __always_inline int capture(struct __sk_buff *skb, enum direction directi
 	if (!(s->directions & direction))
 		return TC_ACT_UNSPEC;
 	if (direction == EGRESS && skb->ifindex == LOOPBACK_IFINDEX && s->loopback_once)
+		return TC_ACT_UNSPEC;
+	c = again(c, skb->ifindex);
+	if (!c)
 		return TC_ACT_UNSPEC;
 	saw(c, direction);
 	if (s->owner && direction == INGRESS && is_early(skb, ip))
@@ -211,7 +232,7 @@ static __always_inline int capture(struct __sk_buff *skb, enum direction directi
 			if (skb->ifindex == LOOPBACK_IFINDEX && prefers(s, w.uid, sender.uid))
 				w = sender;
 		}
-		if (!admit(s, c, w.uid))
+		if (!admit(s, c, skb->ifindex, w.uid))
 			return TC_ACT_UNSPEC;
 	}
 	record(skb, s, c, &w, direction);
