@@ -119,17 +119,13 @@ func Checksum(b []byte) uint16 {
 
 // Send sends frames, as they are, out of an interface of the namespace that the thread is in.
 func Send(ifname string, frames ...[]byte) error {
-	ifc, err := net.InterfaceByName(ifname)
+	fd, err := PacketSocket(ifname)
 	if err != nil {
 		return err
 	}
-	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return fmt.Errorf("packet socket: %w", err)
-	}
 	defer unix.Close(fd)
 	for _, frame := range frames {
-		if err := unix.Sendto(fd, frame, 0, &unix.SockaddrLinklayer{Ifindex: ifc.Index}); err != nil {
+		if _, err := unix.Write(fd, frame); err != nil {
 			return fmt.Errorf("send %d bytes on %s: %w", len(frame), ifname, err)
 		}
 	}

@@ -10,7 +10,6 @@ import (
 	"runtime/debug"
 	"slices"
 	"time"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -113,45 +112,6 @@ func (t traffic) open(near, far nettest.Space) (sending, error) {
 	}
 }
 
-// message is the kernel's struct mmsghdr.
-type message struct {
-	header unix.Msghdr
-	length uint32
-	_      [4]byte
-}
-
-// messages are those of one system call. Whoever makes them keeps the payloads.
-type messages struct {
-	all  []message
-	vecs []unix.Iovec
-}
-
-func newMessages(payloads [][]byte) messages {
-	m := messages{make([]message, len(payloads)), make([]unix.Iovec, len(payloads))}
-	for i, p := range payloads {
-		m.vecs[i].Base = &p[0]
-		m.vecs[i].SetLen(len(p))
-		m.all[i].header.Iov = &m.vecs[i]
-		m.all[i].header.SetIovlen(1)
-	}
-	return m
-}
-
-// send sends the first n by fd.
-func (m messages) send(fd, n int) error {
-	for from := 0; from < n; {
-		done, _, errno := unix.Syscall6(unix.SYS_SENDMMSG, uintptr(fd), uintptr(unsafe.Pointer(&m.all[from])), uintptr(n-from), 0, 0, 0)
-		switch errno {
-		case 0:
-			from += int(done)
-		case unix.EINTR, unix.EAGAIN, unix.ENOBUFS: // the queue is full
-		default:
-			return fmt.Errorf("send: %w", errno)
-		}
-	}
-	return nil
-}
-
 // pacer sleeps until a packet, or a byte, is due.
 type pacer struct {
 	start int64
@@ -185,7 +145,7 @@ func (t traffic) openFrames(near nettest.Space) (sending, error) {
 	for range burst {
 		payloads = append(payloads, t.frame())
 	}
-	m := newMessages(payloads)
+	m := nettest.NewBurst(payloads)
 	step := burst
 	if t.Rate > 0 {
 		step = min(burst, max(1, t.Rate/1000)) // a thousand times a second
@@ -198,7 +158,7 @@ func (t traffic) openFrames(near nettest.Space) (sending, error) {
 			for i, p := range payloads[:now] {
 				t.address(p, n+i)
 			}
-			if err := s.send(now, func() error { return m.send(fds[turn%len(fds)], now) }); err != nil {
+			if err := s.send(now, func() error { return m.Send(fds[turn%len(fds)], 0, now) }); err != nil {
 				return err
 			}
 			n += now
@@ -231,7 +191,7 @@ func (t traffic) address(frame []byte, n int) {
 func (t traffic) openSockets(near, far nettest.Space) (sending, error) {
 	const length = 22 // of payload, as of a frame of 64 bytes
 	var fds []int
-	var in []messages
+	var in []nettest.Burst
 	for i := range socketCount {
 		uid := app
 		if i >= socketCount/2 {
@@ -244,17 +204,17 @@ func (t traffic) openSockets(near, far nettest.Space) (sending, error) {
 		fds = append(fds, fd)
 		udp := nettest.UDP(peerPort, uint16(firstPort+i), make([]byte, length))
 		frame := nettest.Ethernet(nearMAC, farMAC, nettest.TypeIPv4, nettest.IPv4(nobodyAddress, nearAddress, unix.IPPROTO_UDP, 0, nil, udp))
-		in = append(in, newMessages(slices.Repeat([][]byte{frame}, burst)))
+		in = append(in, nettest.NewBurst(slices.Repeat([][]byte{frame}, burst)))
 	}
 	back, err := packetSocket(far, device+"0")
 	if err != nil {
 		return nil, err
 	}
-	out := newMessages(slices.Repeat([][]byte{make([]byte, length)}, burst))
+	out := nettest.NewBurst(slices.Repeat([][]byte{make([]byte, length)}, burst))
 	return func(s *meter) error {
 		for range t.Count / cycle {
 			for i, fd := range fds {
-				both := func() error { return errors.Join(out.send(fd, burst), in[i].send(back, burst)) }
+				both := func() error { return errors.Join(out.Send(fd, 0, burst), in[i].Send(back, 0, burst)) }
 				if err := s.send(2*burst, both); err != nil {
 					return err
 				}
@@ -270,12 +230,11 @@ func (t traffic) openFlows(near nettest.Space) (sending, error) {
 	if err != nil {
 		return nil, err
 	}
-	m := newMessages(slices.Repeat([][]byte{make([]byte, 22)}, burst))
+	m := nettest.NewBurst(slices.Repeat([][]byte{make([]byte, 22)}, burst))
 	names := make([]unix.RawSockaddrInet4, burst)
 	for i := range names {
 		names[i] = unix.RawSockaddrInet4{Family: unix.AF_INET, Port: swapped(peerPort)}
-		m.all[i].header.Name = (*byte)(unsafe.Pointer(&names[i]))
-		m.all[i].header.Namelen = unix.SizeofSockaddrInet4
+		m.To(i, &names[i])
 	}
 	return func(s *meter) error {
 		for n := 0; n < t.Count; n += burst {
@@ -283,7 +242,7 @@ func (t traffic) openFlows(near nettest.Space) (sending, error) {
 				flow := (n + i) % t.Flows
 				names[i].Addr = [4]byte{10, 64 + byte(flow>>16), byte(flow >> 8), byte(flow)} // manyPrefix
 			}
-			if err := s.send(burst, func() error { return m.send(fd, burst) }); err != nil {
+			if err := s.send(burst, func() error { return m.Send(fd, 0, burst) }); err != nil {
 				return err
 			}
 		}

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"math/bits"
-	"net"
 	"net/netip"
 
 	"golang.org/x/sys/unix"
@@ -21,17 +20,11 @@ func swapped(port uint16) uint16 { return bits.ReverseBytes16(port) }
 
 // packetSocket makes one that sends out of an interface, past the queueing discipline.
 func packetSocket(s nettest.Space, name string) (fd int, err error) {
-	err = s.Do(0, func() error {
-		ifc, err := net.InterfaceByName(name)
-		if err != nil {
-			return fmt.Errorf("%s: %w", name, err)
+	err = s.Do(0, func() (err error) {
+		if fd, err = nettest.PacketSocket(name); err != nil {
+			return err
 		}
-		if fd, err = unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0); err != nil {
-			return fmt.Errorf("packet socket: %w", err)
-		}
-		return errors.Join(
-			unix.SetsockoptInt(fd, unix.SOL_PACKET, unix.PACKET_QDISC_BYPASS, 1),
-			unix.Bind(fd, &unix.SockaddrLinklayer{Ifindex: ifc.Index}))
+		return nettest.PassQueue(fd)
 	})
 	return fd, err
 }

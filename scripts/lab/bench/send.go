@@ -3,10 +3,7 @@
 package bench
 
 import (
-	"fmt"
-	"net"
 	"time"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -32,38 +29,17 @@ func frames(size int) [][]byte {
 	return all
 }
 
-// mmsghdr is struct mmsghdr of sendmmsg(2).
-type mmsghdr struct {
-	unix.Msghdr
-	sent uint32
-	_    [4]byte
-}
-
 // send sends a load out of the device of the namespace that the thread is in, past its queue.
 func send(t traffic) error {
-	ifc, err := net.InterfaceByName(device)
+	fd, err := nettest.PacketSocket(device)
 	if err != nil {
 		return err
 	}
-	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return fmt.Errorf("packet socket: %w", err)
-	}
 	defer unix.Close(fd)
-	if err := unix.SetsockoptInt(fd, unix.SOL_PACKET, unix.PACKET_QDISC_BYPASS, 1); err != nil {
-		return fmt.Errorf("pass the queue by: %w", err)
+	if err := nettest.PassQueue(fd); err != nil {
+		return err
 	}
-	if err := unix.Bind(fd, &unix.SockaddrLinklayer{Ifindex: ifc.Index}); err != nil {
-		return fmt.Errorf("bind to %s: %w", device, err)
-	}
-	all := frames(t.size)
-	vectors, messages := make([]unix.Iovec, flows), make([]mmsghdr, flows)
-	for n, frame := range all {
-		vectors[n].Base = &frame[0]
-		vectors[n].SetLen(len(frame))
-		messages[n].Iov = &vectors[n]
-		messages[n].SetIovlen(1)
-	}
+	all := nettest.NewBurst(frames(t.size))
 	for sent, start := 0, time.Now(); sent < t.packets; {
 		if t.second > 0 {
 			due := start.Add(time.Duration(sent) * time.Second / time.Duration(t.second))
@@ -72,11 +48,10 @@ func send(t traffic) error {
 		}
 		at := sent % flows
 		n := min(batch, t.packets-sent, flows-at)
-		r, _, errno := unix.Syscall6(unix.SYS_SENDMMSG, uintptr(fd), uintptr(unsafe.Pointer(&messages[at])), uintptr(n), 0, 0, 0)
-		if errno != 0 {
-			return fmt.Errorf("send on %s: %w", device, errno)
+		if err := all.Send(fd, at, n); err != nil {
+			return err
 		}
-		sent += int(r)
+		sent += n
 	}
 	return nil
 }
