@@ -88,8 +88,12 @@ func (b *batch) reset() *batch {
 	return b
 }
 
-// keep returns a batch of its own memory, no more than it needs, for one that has to wait. Blocks that are nil are left out.
+// keep returns a batch of its own memory, no more than it needs, for one that has to wait. Blocks that are nil are left out. One that
+// was kept before is returned as it is.
 func (b *batch) keep() *batch {
+	if b.packets == nil {
+		return b
+	}
 	n, size := 0, 0
 	for _, block := range b.blocks {
 		if p, ok := block.(*pcapng.Packet); ok {

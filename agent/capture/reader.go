@@ -35,8 +35,8 @@ const (
 
 // ring is the kernel's end of a stream of records.
 type ring interface {
-	// next returns the next record, in the order of their time. When none is there it returns errEmpty, once; called again it waits. After flush, when nothing
-	// is left, the error is one of which flushed is true.
+	// next returns the next record, in the order of their time. When none is there it returns errEmpty, once; called again it
+	// waits. After flush, when nothing is left, the error is one of which flushed is true.
 	next(buf []byte) ([]byte, error)
 	// lends tells whether next returns records where they lie in the ring. Else they are copied, to buf if they fit.
 	lends() bool

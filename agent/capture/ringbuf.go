@@ -39,8 +39,8 @@ const anew = 1 << 19
 //
 // The programs submit with the kernel's own rule: a record wakes us if we have read all before it (kernel/bpf/ringbuf.c,
 // bpf_ringbuf_commit). They force it once in wakeup bytes, and for what has to be asked for soon. So while nothing comes we
-// wait without an end, and the first record ends that; while records come we look at times, or when we are woken. No record is missed: the kernel
-// makes it visible before it looks how far we are, and we say how far we are before we look for it.
+// wait without an end, and the first record ends that; while records come we look at times, or when we are woken. No record
+// is missed: the kernel makes it visible before it looks how far we are, and we say how far we are before we look for it.
 //
 // Records stay where they are until they were written. The kernel is told of many at a time: it looks at our position for
 // each record, on another processor.
