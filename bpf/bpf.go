@@ -10,6 +10,7 @@ import (
 	"io/fs"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/btf"
 )
 
 //go:embed obj/*.o
@@ -18,16 +19,46 @@ var objects embed.FS
 // Open parses the object of a probe ("packet") in a variant ("ring"). The spec
 // is the caller's own. The error wraps fs.ErrNotExist where there is no such object.
 func Open(probe, variant string) (*ebpf.CollectionSpec, error) {
-	name := "obj/" + probe + "." + variant + ".o"
-	raw, err := fs.ReadFile(objects, name)
+	path := "obj/" + probe + "." + variant + ".o"
+	raw, err := fs.ReadFile(objects, path)
 	if err != nil {
 		return nil, fmt.Errorf("bpf object of probe %s, variant %s: %w", probe, variant, err)
 	}
 	spec, err := ebpf.LoadCollectionSpecFromReader(bytes.NewReader(raw))
 	if err != nil {
-		return nil, fmt.Errorf("parse bpf object %s: %w", name, err)
+		return nil, fmt.Errorf("parse bpf object %s: %w", path, err)
+	}
+	if err := tellFunctions(spec); err != nil {
+		return nil, fmt.Errorf("bpf object %s: %w", path, err)
 	}
 	return spec, nil
+}
+
+// tellFunctions tells the kernel what functions programs have where some of them are global ("GLOBAL" of bpf/src/agent.h): the objects do
+// not say so, since that stands between the lines of their sources (see the Makefile).
+func tellFunctions(spec *ebpf.CollectionSpec) error {
+	for _, p := range spec.Programs {
+		global := false
+		functions := map[int]*btf.Func{} // by the number of their first instruction
+		for i, in := range p.Instructions {
+			if in.Symbol() == "" {
+				continue
+			}
+			var f *btf.Func
+			if err := spec.Types.TypeByName(in.Symbol(), &f); err != nil {
+				return fmt.Errorf("type of %s: %w", in.Symbol(), err)
+			}
+			functions[i] = f
+			global = global || i > 0 && f.Linkage == btf.GlobalFunc
+		}
+		if !global {
+			continue
+		}
+		for i, f := range functions {
+			p.Instructions[i] = btf.WithFuncMetadata(p.Instructions[i], f)
+		}
+	}
+	return nil
 }
 
 // Names returns the names of all objects, "<probe>.<variant>.o", sorted.

@@ -94,17 +94,21 @@ static __always_inline const volatile struct settings *setting(void)
 #define SK_LOOKUP true
 #define JIFFIES	  true
 #define ROOM	  true
-/* IPv6 extension headers that are walked over, in a loop. */
+/*
+ * A function that the verifier looks at once, whatever it is called with, and not for
+ * each call: from 5.6 on, if user space tells that it is global (bpf/bpf.go). Up to
+ * 5.11 its arguments are the context and numbers.
+ */
+#define GLOBAL __noinline
+/* IPv6 extension headers that are walked over. */
 #define EXTENSIONS 6
-#define UNROLL
 #else
 #define SK_LOOKUP  false
 #define JIFFIES	   false
 /* 4.19 takes 4,096 instructions in all. */
 #define ROOM	   false
-/* Written out. */
+#define GLOBAL	   static __noinline
 #define EXTENSIONS 3
-#define UNROLL	   _Pragma("unroll")
 #endif
 
 /* Where a pointer becomes a number: see address(). */

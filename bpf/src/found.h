@@ -94,18 +94,6 @@ static __always_inline struct found *found_at(const __u64 *f)
 	return bpf_map_lookup_elem(&found, &at);
 }
 
-/*
- * What is known of a flow before its socket is looked up. The verifier is to know
- * nothing of differs, and to find no pointer here: it would go through the lookup
- * once for a flow that is known, and once for one that is not.
- */
-struct known {
-	__u64 differs; /* 0: it is the flow that was found */
-	__u64 group, cgroup;
-	__u64 begun; /* the count of connections, before the lookup */
-	__u32 uid;
-};
-
 /* Recalls what is known of a flow of five words. True: it is all that can be found. */
 static __always_inline bool is_found(const __u64 *f, struct known *known)
 {

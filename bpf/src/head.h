@@ -5,7 +5,7 @@
 #ifndef DROIDTAP_HEAD_H
 #define DROIDTAP_HEAD_H
 
-#include "agent.h"
+#include "work.h"
 #include <linux/if_ether.h>
 #include <linux/in.h>
 #include <linux/in6.h>
@@ -19,39 +19,6 @@
 #define TCP_SYN	  0x02
 #define TCP_RST	  0x04
 #define TCP_ACK	  0x10
-
-/*
- * A flow as this machine sees it. IPv4 addresses are v4-mapped. Of an ICMP echo
- * the local port is the identifier and the remote one 0. Go: owner.flowKey.
- */
-struct flow {
-	struct in6_addr local, remote;
-	__be16 local_port, remote_port;
-	__u8 protocol;
-	__u8 pad[3];
-};
-
-enum part { WHOLE, FIRST, LATER };
-
-/* Kinds of ICMP messages. */
-enum kind {
-	OTHER,
-	REQUEST, /* an echo's */
-	REPLY,	 /* to it */
-	QUERY,	 /* another request that the kernel never sends: timestamp, mask */
-	ERROR,	 /* quotes the packet that it is about */
-};
-
-/* What is at the head of a packet. */
-struct head {
-	struct flow flow; /* the source is the local end; a later fragment has no ports */
-	__be32 id;	  /* of fragments */
-	__u32 l4;	  /* offset of the TCP, UDP or ICMP header */
-	__u8 version;	  /* 4 or 6 */
-	__u8 part;	  /* enum part */
-	__u8 flags;	  /* of TCP */
-	__u8 kind;	  /* enum kind, of ICMP */
-};
 
 /*
  * Makes a number one that the verifier knows nothing of. Before 5.3 it would
@@ -152,54 +119,68 @@ static __always_inline enum kind kind_of(__u8 protocol, __u8 type)
 }
 
 /*
- * Walks over extension headers from h->l4. Returns what is behind them, and -1
- * where the packet ends before. What comes behind more than EXTENSIONS is not
- * looked at.
+ * Walks over the extension header at work()->head.l4. Returns what is behind it, and -1
+ * where the packet ends before.
  */
-static __always_inline int skip_extensions(struct __sk_buff *skb, struct head *h, __u8 next)
+GLOBAL int skip_extension(struct __sk_buff *skb, __u32 kind)
 {
+	struct work *k = work();
+	struct head *h;
 	union {
 		__u8 bytes[8];
 		__be16 offset[4];
 		__be32 words[2];
 	} ext;
 
-	UNROLL
+	if (!k)
+		return -1;
+	h = &k->head;
+	if (bpf_skb_load_bytes(skb, h->l4, &ext, sizeof(ext)))
+		return -1;
+	h->l4 += sizeof(ext);
+	if (kind != IPPROTO_FRAGMENT) {
+		h->l4 += ext.bytes[1] * 8U;
+		return ext.bytes[0];
+	}
+	h->id = ext.words[1];
+	if (ext.offset[1] & bpf_htons(0xfff8))
+		h->part = LATER;
+	else if (ext.offset[1] & bpf_htons(1))
+		h->part = FIRST;
+	return ext.bytes[0];
+}
+
+/*
+ * Walks over extension headers. Returns what is behind them, and -1 where the packet
+ * ends before. What comes behind more than EXTENSIONS is not looked at.
+ */
+static __always_inline int skip_extensions(struct __sk_buff *skb, struct head *h, int next)
+{
+#pragma unroll
 	for (int i = 0; i < EXTENSIONS; i++) {
-		if (!is_extension(next))
-			break;
-		if (bpf_skb_load_bytes(skb, h->l4, &ext, sizeof(ext)))
-			return -1;
-		if (next == IPPROTO_FRAGMENT) {
-			h->id = ext.words[1];
-			if (ext.offset[1] & bpf_htons(0xfff8))
-				h->part = LATER;
-			else if (ext.offset[1] & bpf_htons(1))
-				h->part = FIRST;
-			h->l4 += sizeof(ext);
-			next = ext.bytes[0];
-			if (h->part == LATER)
-				break;
-			continue;
-		}
-		h->l4 += (ext.bytes[1] + 1U) * 8;
-		next = ext.bytes[0];
+		if (next >= 0 && h->part != LATER && is_extension(next))
+			next = skip_extension(skb, next);
 	}
 	return next;
 }
 
 /*
- * Fills h from the packet whose IP header is at off. Not 0: it is no IP, or cut
+ * Fills work()->head from the packet whose IP header is at off. Not 0: it is no IP, or cut
  * off before the ports. Bytes are read directly, and by a helper where they are
  * not in the linear head.
  */
-static __noinline int parse(struct __sk_buff *skb, __u32 off, struct head *h)
+GLOBAL int parse(struct __sk_buff *skb, __u32 off)
 {
+	struct work *k = work();
+	struct head *h;
 	void *data = (void *)(long)skb->data;
 	void *end = (void *)(long)skb->data_end;
 	__u64 copy[5];
 	void *at;
 
+	if (!k)
+		return -1;
+	h = &k->head;
 	at = direct(data, off);
 	if (at + sizeof(struct iphdr) > end) {
 		if (bpf_skb_load_bytes(skb, off, copy, sizeof(struct iphdr)))
@@ -237,11 +218,9 @@ static __noinline int parse(struct __sk_buff *skb, __u32 off, struct head *h)
 		copy_addr(&h->flow.remote, &ip->daddr);
 		h->l4 = off + sizeof(*ip);
 		next = ip->nexthdr;
-		if (is_extension(next)) {
-			next = skip_extensions(skb, h, next);
-			if (next < 0)
-				return -1;
-		}
+		next = skip_extensions(skb, h, next);
+		if (next < 0)
+			return -1;
 		h->flow.protocol = next;
 	} else {
 		return -1;
@@ -364,7 +343,7 @@ static __always_inline void turn(struct flow *f, const __u64 *w)
 /* Puts the packet that an ICMP error quotes in the place of its head. Not 0: it had no owner. */
 static __always_inline int quoted(struct __sk_buff *skb, struct head *h)
 {
-	if (parse(skb, h->l4 + ICMP_HLEN, h) || h->part == LATER)
+	if (parse(skb, h->l4 + ICMP_HLEN) || h->part == LATER)
 		return -1;
 	return has_ports(h->flow.protocol) || h->kind == REQUEST ? 0 : -1;
 }

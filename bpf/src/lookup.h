@@ -13,13 +13,6 @@
 #define AF_INET6 10
 #define SOCK_RAW 3
 
-struct whose {
-	__u32 uid; /* or UID_UNKNOWN or UID_NONE */
-	bool news; /* it was not his until now: see soon() */
-	__u64 cgroup;
-	__u64 now; /* of the record's clock, 0: it was not asked yet */
-};
-
 /* The time, which is asked once for a packet. */
 static __always_inline __u64 now(struct whose *w)
 {

@@ -79,19 +79,28 @@ static __noinline int join(struct head *h)
 }
 
 /*
- * Whose the local end of a flow is: the socket's that there is, else whose it was
- * when it was learnt. A packet that begins a connection is not of that one. True:
+ * Whose the local end of the flow at work is: the socket's that there is, else whose
+ * it was when it was learnt. A packet that begins a connection is not of that one. 1:
  * it is a socket's.
  */
-static __always_inline bool find(struct __sk_buff *skb, const struct flow *f, struct whose *w,
-				 bool begins, struct known *known)
+GLOBAL int find(struct __sk_buff *skb, __u32 begins)
 {
-	if (looks_up() && has_ports(f->protocol) && look_up(skb, f, w, known))
-		return true;
+	struct work *k = work();
+	const struct flow *f;
+	struct whose *w;
+
+	if (!k)
+		return 0;
+	f = &k->head.flow;
+	w = &k->whose;
+	w->news = false;
+	w->cgroup = w->now = 0;
+	if (looks_up() && has_ports(f->protocol) && look_up(skb, f, w, &k->known))
+		return 1;
 	w->uid = unlearnt();
 	if (!begins)
 		recall(f, w, w->uid);
-	return false;
+	return 0;
 }
 
 /* Whether a packet of uid 0 was made by the kernel, by its control sockets. */
@@ -114,32 +123,36 @@ static __always_inline bool of_kernel(struct __sk_buff *skb, const struct head *
 static __noinline int owner_out(struct __sk_buff *skb, __u32 ip, struct whose *w)
 {
 	__u32 uid = bpf_get_socket_uid(skb);
-	struct head h;
+	struct work *k = work();
+	struct head *h;
 	bool none;
 
 	w->uid = uid == OVERFLOW_UID ? UID_NONE : uid;
 	w->cgroup = uid == OVERFLOW_UID || !wants_cgroup() ? 0 : bpf_skb_cgroup_id(skb);
 	if (JIFFIES && uid != OVERFLOW_UID && is_known(skb, ip, w))
 		return 0;
-	if (parse(skb, ip, &h) || (h.part && join(&h)))
+	if (!k)
 		return 0;
-	if (h.flags & TCP_SYN)
-		begin(&h.flow);
-	if (uid != OVERFLOW_UID && !(uid == 0 && of_kernel(skb, &h))) {
-		learn(skb, &h, w);
+	h = &k->head;
+	if (parse(skb, ip) || (h->part && join(h)))
+		return 0;
+	if (h->flags & TCP_SYN)
+		begin(&h->flow);
+	if (uid != OVERFLOW_UID && !(uid == 0 && of_kernel(skb, h))) {
+		learn(skb, h, w);
 		return 0;
 	}
-	none = SK_LOOKUP || uid == OVERFLOW_UID || h.flow.protocol != IPPROTO_TCP;
+	none = SK_LOOKUP || uid == OVERFLOW_UID || h->flow.protocol != IPPROTO_TCP;
 	w->uid = none ? UID_NONE : UID_UNKNOWN;
 	w->cgroup = 0;
-	if (h.kind == ERROR) {
-		if (quoted(skb, &h))
+	if (h->kind == ERROR) {
+		if (quoted(skb, h))
 			return 0;
-		reverse(&h.flow);
-	} else if (!has_ports(h.flow.protocol)) {
+		reverse(&h->flow);
+	} else if (!has_ports(h->flow.protocol)) {
 		return 0;
 	}
-	return recall(&h.flow, w, w->uid);
+	return recall(&h->flow, w, w->uid);
 }
 
 /*
@@ -185,19 +198,23 @@ static __always_inline bool is_early(struct __sk_buff *skb, __u32 off)
  */
 static __noinline int note(struct __sk_buff *skb, __u32 ip)
 {
-	struct head h;
+	struct work *k = work();
+	struct head *h;
 
-	if (parse(skb, ip, &h))
+	if (!k)
 		return 0;
-	if (h.part == FIRST)
-		join(&h);
-	if (!begins(&h))
+	h = &k->head;
+	if (parse(skb, ip))
+		return 0;
+	if (h->part == FIRST)
+		join(h);
+	if (!begins(h))
 		return 0;
 	if (looks_up()) {
-		begin(&h.flow);
+		begin(&h->flow);
 	} else {
-		reverse(&h.flow);
-		bpf_map_delete_elem(&shared_flows, &h.flow);
+		reverse(&h->flow);
+		bpf_map_delete_elem(&shared_flows, &h->flow);
 	}
 	return 0;
 }
@@ -212,7 +229,7 @@ static __noinline int note(struct __sk_buff *skb, __u32 ip)
 static __always_inline int face(struct __sk_buff *skb, __u32 ip, struct head *h, struct whose *w,
 				struct whose *sender)
 {
-	if (parse(skb, ip, h))
+	if (parse(skb, ip))
 		return -1;
 	/* A fragment whose first one did not come by, or there are too many headers before the
 	 * ports. */
@@ -235,29 +252,34 @@ static __noinline int owner_in(struct __sk_buff *skb, __u32 ip, struct whose *w,
 			       struct whose *sender)
 {
 	struct known known = {.differs = 1};
+	bool first, plain;
 	struct words f;
-	struct head h;
-	bool first;
+	struct work *k;
 
 	w->uid = UID_NONE;
-	if (SK_LOOKUP && skb->ifindex != LOOPBACK_IFINDEX && is_plain(skb, ip, &f)) {
-		if (looks_up() && is_found(f.word, &known)) {
-			w->uid = known.uid;
-			w->cgroup = known.cgroup;
-			return 0;
-		}
-		turn(&h.flow, f.word);
+	plain = SK_LOOKUP && skb->ifindex != LOOPBACK_IFINDEX && is_plain(skb, ip, &f);
+	if (plain && looks_up() && is_found(f.word, &known)) {
+		w->uid = known.uid;
+		w->cgroup = known.cgroup;
+		return 0;
+	}
+	k = work();
+	if (!k)
+		return 0;
+	if (plain) {
+		turn(&k->head.flow, f.word);
 		first = (f.flags & (TCP_SYN | TCP_ACK)) == TCP_SYN;
-		if (find(skb, &h.flow, w, first, &known) && known.differs)
-			remember(skb, &h.flow, &f, w, &known);
 	} else {
-		int seen = face(skb, ip, &h, w, sender);
+		int seen = face(skb, ip, &k->head, w, sender);
 
 		if (seen < 0)
 			return 0;
-		first = !seen && begins(&h);
-		find(skb, &h.flow, w, first, &known);
+		first = !seen && begins(&k->head);
 	}
+	k->known = known;
+	if (find(skb, first) && plain && k->known.differs)
+		remember(skb, &k->head.flow, &f, &k->whose, &k->known);
+	*w = k->whose;
 	if (ROOM && first && KNOWN(w->uid))
 		w->news = true;
 	return 0;
