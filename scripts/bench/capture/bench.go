@@ -21,11 +21,10 @@ type bench struct {
 	dir         string // for captures, in memory
 	rounds      int
 	proc        fs.FS
-	// softirq is the kernel's thread that takes over when packets become too many for the sender's processor. Its time is the sender's, too.
-	softirq int
-	nets    map[int]*network // by interfaces
-	log     io.Writer
-	wrong   []string // where the agent's counter is not the true loss
+	softirq     int // an order's
+	nets        map[wanted]*network
+	log         io.Writer
+	wrong       []string // where the agent's counter is not the true loss
 }
 
 // device is what is captured on.
@@ -36,13 +35,20 @@ func (l load) device() string {
 	return device + "0"
 }
 
-// network is that with so many interfaces; made when it is asked for the first time.
-func (b *bench) network(links int) (*network, error) {
-	if n, ok := b.nets[links]; ok {
+// wanted is a network with so many interfaces.
+type wanted struct {
+	links int
+	of    purpose
+}
+
+// network is made when it is asked for the first time.
+func (b *bench) network(links int, of purpose) (*network, error) {
+	w := wanted{links, of}
+	if n, ok := b.nets[w]; ok {
 		return n, nil
 	}
-	n, err := newNetwork(links)
-	b.nets[links] = n
+	n, err := newNetwork(links, of)
+	b.nets[w] = n
 	return n, err
 }
 
@@ -57,41 +63,32 @@ func (b *bench) close() error {
 // offer is what was sent.
 type offer struct {
 	sent
-	Passed  uint64  // packets, by the counters of the interfaces at the end where they are captured
-	softirq float64 // ns of the kernel's thread that helps the sender's processor
+	Passed uint64 // packets, by the counters of the interfaces at the end where they are captured
 }
 
-// each is what it cost the sender's processor for a packet, in ns.
-func (o offer) each() float64 {
-	if o.Typical > 0 {
-		return o.Typical + o.softirq/float64(o.Passed)
+// sender is the process that sends a traffic, also where nobody captures if without is not nil. The context's end kills it.
+func (b *bench) sender(ctx context.Context, n, without *network, t traffic) (*exec.Cmd, error) {
+	o := order{Traffic: t, Ends: n.ends(), Softirq: b.softirq}
+	if without != nil {
+		o.Bare = without.ends()
 	}
-	return (o.CPU + o.softirq) / float64(o.Passed)
-}
-
-// sender is the process that sends a traffic. The context's end kills it.
-func (b *bench) sender(ctx context.Context, n *network, t traffic) (*exec.Cmd, error) {
-	spec, err := json.Marshal(t)
+	spec, err := json.Marshal(o)
 	if err != nil {
 		return nil, err
 	}
-	cmd := exec.CommandContext(ctx, b.self, "send", n.near.Name, n.far.Name, string(spec))
+	cmd := exec.CommandContext(ctx, b.self, "send", string(spec))
 	apart(cmd)
 	return cmd, nil
 }
 
-// send has a traffic sent.
-func (b *bench) send(ctx context.Context, n *network, t traffic) (o offer, err error) {
-	cmd, err := b.sender(ctx, n, t)
+// send has a traffic sent; see sender.
+func (b *bench) send(ctx context.Context, n, without *network, t traffic) (o offer, err error) {
+	cmd, err := b.sender(ctx, n, without, t)
 	if err != nil {
 		return o, err
 	}
 	end := n.end(t)
 	packets, err := n.packets(end)
-	if err != nil {
-		return o, err
-	}
-	before, err := usageOf(b.proc, b.softirq)
 	if err != nil {
 		return o, err
 	}
@@ -104,11 +101,6 @@ func (b *bench) send(ctx context.Context, n *network, t traffic) (o offer, err e
 	if err := json.Unmarshal(out, &o.sent); err != nil {
 		return o, fmt.Errorf("send %s: %w", t.Name, err)
 	}
-	after, err := usageOf(b.proc, b.softirq)
-	if err != nil {
-		return o, err
-	}
-	o.softirq = after.minus(before).cpu
 	later, err := n.packets(end)
 	if err != nil {
 		return o, err
@@ -131,7 +123,7 @@ type capture struct {
 	InFile   uint64   `json:"in_file"`
 	Said     counters `json:"said"`
 	Sender   float64  `json:"sender_ns"`
-	Kernel   float64  `json:"kernel_ns"` // Sender less what it is without a capture in the same round
+	Kernel   float64  `json:"kernel_ns"` // Sender less what it is without a capture, at the same time
 	Reader   float64  `json:"reader_ns"`
 	Wakeups  uint64   `json:"wakeups"`
 	Peak     uint64   `json:"peak_kib"`
@@ -170,7 +162,7 @@ type running struct {
 // begin starts a tool, and waits until it sleeps. It must be closed.
 func (b *bench) begin(ctx context.Context, l load, t tool) (r *running, err error) {
 	r = &running{b: b, load: l, tool: t}
-	if r.n, err = b.network(l.Of.Links); err != nil {
+	if r.n, err = b.network(l.Of.Links, watched); err != nil {
 		return nil, err
 	}
 	if r.dir, err = os.MkdirTemp(b.dir, ""); err != nil {
@@ -220,7 +212,7 @@ func (r *running) finish(ctx context.Context, o offer) (c capture, err error) {
 	}
 	used := after.minus(r.before)
 	c.Offered, c.Expected, c.Wakeups = o.Passed, expected, used.wakeups
-	c.Sender, c.Reader = o.each(), used.cpu/float64(o.Passed)
+	c.Sender, c.Kernel, c.Reader = o.Each, o.Each-o.Bare, used.cpu/float64(o.Passed)
 	if c.InFile > 0 {
 		c.Reader *= float64(c.Expected) / float64(c.InFile)
 	}
@@ -228,14 +220,18 @@ func (r *running) finish(ctx context.Context, o offer) (c capture, err error) {
 	return c, nil
 }
 
-// capture has a tool capture a load. It leaves out Kernel.
+// capture has a tool capture a load.
 func (b *bench) capture(ctx context.Context, l load, t tool) (c capture, err error) {
 	r, err := b.begin(ctx, l, t)
 	if err != nil {
 		return c, err
 	}
 	defer func() { err = errors.Join(err, r.close()) }()
-	o, err := b.send(ctx, r.n, l.Of)
+	without, err := b.network(l.Of.Links, unwatched)
+	if err != nil {
+		return c, err
+	}
+	o, err := b.send(ctx, r.n, without, l.Of)
 	if err != nil {
 		return c, err
 	}
@@ -253,32 +249,14 @@ func (b *bench) check(l load, t tool, c capture) {
 
 // round has each tool capture each load once. What one does in a round is compared with what another does in it.
 func (b *bench) round(ctx context.Context, all []load, number int, into map[string][]capture) error {
-	bare := map[string][]float64{}
 	for _, l := range all {
-		n, err := b.network(l.Of.Links)
-		if err != nil {
-			return err
-		}
 		for i := range l.Tools {
-			// Ahead of each capture: what the machine can do changes within seconds.
-			o, err := b.send(ctx, n, l.Of.brief())
-			if err != nil {
-				return err
-			}
-			bare[l.Of.Name] = append(bare[l.Of.Name], o.each())
 			t := l.Tools[(i+number)%len(l.Tools)]
 			c, err := b.capture(ctx, l, t)
 			if err != nil {
 				return fmt.Errorf("%s: %w", l.Name, err)
 			}
 			into[l.key(t)] = append(into[l.key(t)], c)
-		}
-	}
-	for _, l := range all {
-		without := spreadOf(bare[l.Of.Name]).Median
-		for _, t := range l.Tools {
-			c := &into[l.key(t)][number]
-			c.Kernel = c.Sender - without
 		}
 	}
 	return nil

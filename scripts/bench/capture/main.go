@@ -36,8 +36,8 @@ func command(argv []string) error {
 	switch {
 	case len(argv) > 2 && argv[0] == "enter":
 		return enterCommand(argv[1:])
-	case len(argv) == 4 && argv[0] == "send":
-		return sendCommand(argv[1:])
+	case len(argv) == 2 && argv[0] == "send":
+		return sendCommand(argv[1])
 	}
 	var o options
 	f := flag.NewFlagSet("capture", flag.ExitOnError)
@@ -155,7 +155,7 @@ func (o options) bench() (*bench, error) {
 	if err := rlimit.RemoveMemlock(); err != nil {
 		return nil, err
 	}
-	b := &bench{rounds: o.rounds, proc: os.DirFS("/proc"), nets: map[int]*network{}, log: os.Stderr}
+	b := &bench{rounds: o.rounds, proc: os.DirFS("/proc"), nets: map[wanted]*network{}, log: os.Stderr}
 	var err error
 	if b.agent, err = filepath.Abs(o.agent); err != nil {
 		return nil, err

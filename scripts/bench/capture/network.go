@@ -29,10 +29,18 @@ type network struct {
 	made      []string
 }
 
+// purpose is what a network is for.
+type purpose string
+
+const (
+	watched   purpose = "watched"
+	unwatched purpose = "unwatched" // nobody captures there
+)
+
 // newNetwork makes one. What was made must be closed where there is an error, too.
-func newNetwork(links int) (*network, error) {
+func newNetwork(links int, of purpose) (*network, error) {
 	name := func(end string) nettest.Space {
-		return nettest.Space{Name: fmt.Sprintf("droidtap-bench-%d-%d-%s", os.Getpid(), links, end)}
+		return nettest.Space{Name: fmt.Sprintf("droidtap-bench-%d-%s-%d-%s", os.Getpid(), of, links, end)}
 	}
 	n := &network{near: name("near"), far: name("far")}
 	for _, s := range []nettest.Space{n.near, n.far} {
@@ -79,6 +87,8 @@ func (n *network) close() error {
 	}
 	return errors.Join(errs...)
 }
+
+func (n *network) ends() [2]string { return [2]string{n.near.Name, n.far.Name} }
 
 // end is where the traffic is captured.
 func (n *network) end(t traffic) nettest.Space {

@@ -66,7 +66,7 @@ func (b *bench) programCosts(ctx context.Context) ([]programCost, error) {
 
 // programCost is one round: ns of the agent's programs and of an empty one beside them. Which comes first has the packet in no cache.
 func (b *bench) programCost(ctx context.Context, l load, t tool, first bool) (ours, empty float64, err error) {
-	n, err := b.network(l.Of.Links)
+	n, err := b.network(l.Of.Links, watched)
 	if err != nil {
 		return 0, 0, err
 	}
@@ -118,7 +118,7 @@ func (b *bench) counted(ctx context.Context, r *running, groups ...[]*ebpf.Progr
 		}
 		before = append(before, n)
 	}
-	if o, err = b.send(ctx, r.n, r.load.Of); err != nil {
+	if o, err = b.send(ctx, r.n, nil, r.load.Of); err != nil {
 		return nil, o, err
 	}
 	for i, g := range groups {

@@ -3,12 +3,14 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
 	"runtime/debug"
 	"slices"
+	"strconv"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -16,41 +18,56 @@ import (
 	"droidtap/scripts/nettest"
 )
 
-// sent is what the sender prints as JSON.
+// order is what the sender gets as JSON.
+type order struct {
+	Traffic traffic `json:"traffic"`
+	// Ends are the namespaces of the network that is captured.
+	Ends [2]string `json:"ends"`
+	// Bare are those of one like it where nobody captures; "" is none.
+	Bare [2]string `json:"bare"`
+	// Softirq is the kernel's thread that takes over when packets become too many for the sender's processor. Its time is the sender's, too.
+	Softirq int `json:"softirq"`
+}
+
+// sent is what the sender prints as JSON. Its times are ns of its processor, with what the kernel does with the packets on the way: it is
+// done on the sender's back.
 type sent struct {
 	Packets uint64 `json:"packets"` // 0 of a stream
-	// CPU is the process's in ns, with what the kernel does with the packets on the way: it is done on the sender's back.
-	CPU float64 `json:"cpu"`
-	// Typical is that for a packet: the median of chunks, so that a moment in which the machine does something else counts for nothing.
-	// Where the sender sleeps between packets only what sends them counts. 0 of a stream.
-	Typical float64 `json:"typical"`
+	// Each is for a packet: the median of chunks, so that a moment in which the machine does something else counts for nothing.
+	Each float64 `json:"each"`
+	// Bare is the same where nobody captures, at the same time: of a chunk in between now and then. A stream is all one chunk.
+	Bare float64 `json:"bare"`
 }
 
 // sending is what sends a traffic.
-type sending func(*meter) error
+type sending struct {
+	step int // packets of a turn
+	// turn sends the next packets, from the n-th on, and returns how many.
+	turn func(n int) (int, error)
+}
 
 // sendCommand is the sub-command that sends, as a process of its own: its processor time is what is measured.
-func sendCommand(argv []string) error {
-	var t traffic
-	if err := json.Unmarshal([]byte(argv[2]), &t); err != nil {
+func sendCommand(spec string) error {
+	var o order
+	if err := json.Unmarshal([]byte(spec), &o); err != nil {
 		return err
 	}
 	debug.SetGCPercent(-1)
-	near, far := nettest.Space{Name: argv[0]}, nettest.Space{Name: argv[1]}
-	send, err := t.open(near, far)
+	busy, err := newProcessor(o.Softirq)
 	if err != nil {
 		return err
 	}
 	var s sent
 	// In the namespace for the sake of the first processor.
-	if err := near.Do(0, func() error {
+	if err := (nettest.Space{Name: o.Ends[0]}).Do(0, func() error {
 		if err := hurry(); err != nil {
 			return err
 		}
-		cpu := clock(unix.CLOCK_PROCESS_CPUTIME_ID)
-		var m meter
-		err := send(&m)
-		s = sent{m.packets, float64(clock(unix.CLOCK_PROCESS_CPUTIME_ID) - cpu), spreadOf(m.each).Median}
+		if o.Traffic.Kind == stream {
+			s, err = o.stream(busy)
+		} else {
+			s, err = o.packets(busy)
+		}
 		return err
 	}); err != nil {
 		return err
@@ -58,31 +75,145 @@ func sendCommand(argv []string) error {
 	return json.NewEncoder(os.Stdout).Encode(s)
 }
 
-// chunk is how many packets are measured at a time.
+// networks are the one that is captured and the other one, nil if there is none.
+func (o order) networks() (captured, bare *network) {
+	of := func(ends [2]string) *network {
+		return &network{near: nettest.Space{Name: ends[0]}, far: nettest.Space{Name: ends[1]}}
+	}
+	if o.Bare[0] != "" {
+		bare = of(o.Bare)
+	}
+	return of(o.Ends), bare
+}
+
+// seldom is how many chunks are sent where they are captured for one that is not.
+const seldom = 4
+
+// packets sends what is not a stream.
+func (o order) packets(busy *processor) (s sent, err error) {
+	captured, bare := o.networks()
+	t := o.Traffic
+	there := meter{processor: busy}
+	if there.sending, err = t.open(captured); err != nil {
+		return s, err
+	}
+	elsewhere := meter{processor: busy}
+	if bare != nil {
+		if elsewhere.sending, err = t.open(bare); err != nil {
+			return s, err
+		}
+	}
+	turns := 1 // as they are due
+	if t.Rate == 0 {
+		turns = (chunk + there.step - 1) / there.step
+	}
+	pace := pacer{rate: t.Rate}
+	for number := 1; there.packets < t.Count; number++ {
+		pace.await(there.packets)
+		if err := there.send(turns, t.Count); err != nil {
+			return s, err
+		}
+		if bare != nil && number%seldom == 0 {
+			if err := elsewhere.send(turns, t.Count); err != nil {
+				return s, err
+			}
+		}
+	}
+	return sent{uint64(there.packets), there.each(), elsewhere.each()}, nil
+}
+
+// stream sends one.
+func (o order) stream(busy *processor) (s sent, err error) {
+	captured, bare := o.networks()
+	each := func(n *network, t traffic) (float64, error) {
+		before, err := n.packets(n.end(t))
+		if err != nil {
+			return 0, err
+		}
+		start := busy.process()
+		if err := t.stream(n); err != nil {
+			return 0, err
+		}
+		used := busy.process() - start
+		after, err := n.packets(n.end(t))
+		return float64(used) / float64(after-before), err
+	}
+	if bare != nil {
+		if s.Bare, err = each(bare, o.Traffic.brief()); err != nil {
+			return s, err
+		}
+	}
+	s.Each, err = each(captured, o.Traffic)
+	return s, err
+}
+
+// chunk is how many packets are measured at a time, at least.
 const chunk = 1000
 
-// meter measures what one thread sends.
+// meter sends, and measures it.
 type meter struct {
-	packets uint64
-	each    []float64 // of the chunks, ns for a packet
+	*processor
+	sending
+	packets int       // so far
+	chunks  []float64 // ns for a packet
 	// The chunk that is not full.
-	cpu  int64
+	used int64
 	some int
 }
 
-// send has n packets sent.
-func (m *meter) send(n int, f func() error) error {
-	start := clock(unix.CLOCK_THREAD_CPUTIME_ID)
-	if err := f(); err != nil {
-		return err
+// send sends so many turns of a traffic that has count packets.
+func (m *meter) send(turns, count int) error {
+	start := m.thread()
+	for range turns {
+		if m.packets >= count {
+			break
+		}
+		n, err := m.turn(m.packets)
+		if err != nil {
+			return err
+		}
+		m.packets += n
+		m.some += n
 	}
-	m.cpu += clock(unix.CLOCK_THREAD_CPUTIME_ID) - start
-	m.packets += uint64(n)
-	if m.some += n; m.some >= chunk {
-		m.each = append(m.each, float64(m.cpu)/float64(m.some))
-		m.cpu, m.some = 0, 0
+	m.used += m.thread() - start
+	if m.some >= chunk {
+		m.chunks = append(m.chunks, float64(m.used)/float64(m.some))
+		m.used, m.some = 0, 0
 	}
 	return nil
+}
+
+// each is ns for a packet; 0: there was no whole chunk.
+func (m *meter) each() float64 { return spreadOf(m.chunks).Median }
+
+// processor is the one that the sender is on.
+type processor struct {
+	softirq *os.File // what the kernel's thread has used
+}
+
+func newProcessor(softirq int) (*processor, error) {
+	f, err := os.Open(fmt.Sprintf("/proc/%d/schedstat", softirq))
+	return &processor{f}, err
+}
+
+// thread is what the calling thread and the kernel's have used, in ns.
+func (p *processor) thread() int64 { return clock(unix.CLOCK_THREAD_CPUTIME_ID) + p.kernel() }
+
+// process is what all of this process and the kernel's thread have used, in ns.
+func (p *processor) process() int64 { return clock(unix.CLOCK_PROCESS_CPUTIME_ID) + p.kernel() }
+
+func (p *processor) kernel() int64 {
+	var text [64]byte
+	n, err := p.softirq.ReadAt(text[:], 0)
+	if n == 0 {
+		panic(err) // the kernel's threads do not end
+	}
+	first, _, _ := bytes.Cut(text[:n], []byte(" "))
+	ns, err := strconv.ParseInt(string(first), 10, 64)
+	if err != nil {
+		panic(err)
+	}
+	return ns
 }
 
 // clock is a time in ns.
@@ -96,19 +227,17 @@ func clock(id int32) int64 {
 
 func monotonic() int64 { return clock(unix.CLOCK_MONOTONIC) }
 
-// open makes what the traffic is sent by.
-func (t traffic) open(near, far nettest.Space) (sending, error) {
+// open makes what packets are sent by.
+func (t traffic) open(n *network) (sending, error) {
 	switch t.Kind {
 	case frames:
-		return t.openFrames(near)
+		return t.openFrames(n.near)
 	case sockets:
-		return t.openSockets(near, far)
+		return t.openSockets(n.near, n.far)
 	case flows:
-		return t.openFlows(near)
-	case stream:
-		return t.openStream(near, far)
+		return t.openFlows(n.near)
 	default:
-		return nil, fmt.Errorf("no way %q", t.Kind)
+		return sending{}, fmt.Errorf("no way %q", t.Kind)
 	}
 }
 
@@ -137,7 +266,7 @@ func (t traffic) openFrames(near nettest.Space) (sending, error) {
 	for i := range t.Links {
 		fd, err := packetSocket(near, fmt.Sprintf("%s%d", device, i))
 		if err != nil {
-			return nil, err
+			return sending{}, err
 		}
 		fds = append(fds, fd)
 	}
@@ -150,21 +279,13 @@ func (t traffic) openFrames(near nettest.Space) (sending, error) {
 	if t.Rate > 0 {
 		step = min(burst, max(1, t.Rate/1000)) // a thousand times a second
 	}
-	return func(s *meter) error {
-		pace := pacer{rate: t.Rate}
-		for n, turn := 0, 0; n < t.Count; turn++ {
-			pace.await(n)
-			now := min(step, t.Count-n)
-			for i, p := range payloads[:now] {
-				t.address(p, n+i)
-			}
-			if err := s.send(now, func() error { return m.Send(fds[turn%len(fds)], 0, now) }); err != nil {
-				return err
-			}
-			n += now
+	return sending{step, func(n int) (int, error) {
+		now := min(step, t.Count-n)
+		for i, p := range payloads[:now] {
+			t.address(p, n+i)
 		}
-		return nil
-	}, nil
+		return now, m.Send(fds[n/step%len(fds)], 0, now)
+	}}, nil
 }
 
 const portsAt = 14 + 20 // in a frame
@@ -199,7 +320,7 @@ func (t traffic) openSockets(near, far nettest.Space) (sending, error) {
 		}
 		fd, err := udpSocket(near, uid, firstPort+i, true)
 		if err != nil {
-			return nil, err
+			return sending{}, err
 		}
 		fds = append(fds, fd)
 		udp := nettest.UDP(peerPort, uint16(firstPort+i), make([]byte, length))
@@ -208,27 +329,20 @@ func (t traffic) openSockets(near, far nettest.Space) (sending, error) {
 	}
 	back, err := packetSocket(far, device+"0")
 	if err != nil {
-		return nil, err
+		return sending{}, err
 	}
 	out := nettest.NewBurst(slices.Repeat([][]byte{make([]byte, length)}, burst))
-	return func(s *meter) error {
-		for range t.Count / cycle {
-			for i, fd := range fds {
-				both := func() error { return errors.Join(out.Send(fd, 0, burst), in[i].Send(back, 0, burst)) }
-				if err := s.send(2*burst, both); err != nil {
-					return err
-				}
-			}
-		}
-		return nil
-	}, nil
+	return sending{2 * burst, func(n int) (int, error) {
+		i := n / (2 * burst) % socketCount
+		return 2 * burst, errors.Join(out.Send(fds[i], 0, burst), in[i].Send(back, 0, burst))
+	}}, nil
 }
 
 // openFlows makes one socket that sends to t.Flows addresses in turns.
 func (t traffic) openFlows(near nettest.Space) (sending, error) {
 	fd, err := udpSocket(near, app, firstPort, false)
 	if err != nil {
-		return nil, err
+		return sending{}, err
 	}
 	m := nettest.NewBurst(slices.Repeat([][]byte{make([]byte, 22)}, burst))
 	names := make([]unix.RawSockaddrInet4, burst)
@@ -236,16 +350,11 @@ func (t traffic) openFlows(near nettest.Space) (sending, error) {
 		names[i] = unix.RawSockaddrInet4{Family: unix.AF_INET, Port: swapped(peerPort)}
 		m.To(i, &names[i])
 	}
-	return func(s *meter) error {
-		for n := 0; n < t.Count; n += burst {
-			for i := range names {
-				flow := (n + i) % t.Flows
-				names[i].Addr = [4]byte{10, 64 + byte(flow>>16), byte(flow >> 8), byte(flow)} // manyPrefix
-			}
-			if err := s.send(burst, func() error { return m.Send(fd, 0, burst) }); err != nil {
-				return err
-			}
+	return sending{burst, func(n int) (int, error) {
+		for i := range names {
+			flow := (n + i) % t.Flows
+			names[i].Addr = [4]byte{10, 64 + byte(flow>>16), byte(flow >> 8), byte(flow)} // manyPrefix
 		}
-		return nil
-	}, nil
+		return burst, m.Send(fd, 0, burst)
+	}}, nil
 }

@@ -46,39 +46,37 @@ func udpSocket(s nettest.Space, uid, port int, connected bool) (fd int, err erro
 	return fd, err
 }
 
-// openStream makes a connection whose far end throws away what comes.
-func (t traffic) openStream(near, far nettest.Space) (sending, error) {
-	listener, err := tcpSocket(far)
+// stream sends one over a connection whose far end throws away what comes.
+func (t traffic) stream(n *network) error {
+	listener, err := tcpSocket(n.far)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	if err := errors.Join(
-		unix.Bind(listener, &unix.SockaddrInet4{Port: peerPort, Addr: netip.MustParseAddr(farAddress).As4()}),
-		unix.Listen(listener, 1)); err != nil {
-		return nil, fmt.Errorf("listen: %w", err)
+	defer unix.Close(listener)
+	at := &unix.SockaddrInet4{Port: peerPort, Addr: netip.MustParseAddr(farAddress).As4()}
+	if err := errors.Join(unix.Bind(listener, at), unix.Listen(listener, 1)); err != nil {
+		return fmt.Errorf("listen: %w", err)
 	}
-	fd, err := tcpSocket(near)
+	fd, err := tcpSocket(n.near)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	return func(*meter) error {
-		taken := make(chan error, 1)
-		go func() { taken <- far.Do(0, func() error { return takeAll(listener) }) }()
-		if err := unix.Connect(fd, &unix.SockaddrInet4{Port: peerPort, Addr: netip.MustParseAddr(farAddress).As4()}); err != nil {
-			return fmt.Errorf("connect: %w", err)
+	taken := make(chan error, 1)
+	go func() { taken <- n.far.Do(0, func() error { return takeAll(listener) }) }()
+	if err := unix.Connect(fd, at); err != nil {
+		return fmt.Errorf("connect: %w", err)
+	}
+	b := make([]byte, 256<<10)
+	pace := pacer{rate: t.Rate}
+	for left := t.Count; left > 0; {
+		pace.await(t.Count - left)
+		n, err := unix.Write(fd, b[:min(left, len(b))])
+		if err != nil && !errors.Is(err, unix.EINTR) {
+			return fmt.Errorf("stream: %w", err)
 		}
-		b := make([]byte, 256<<10)
-		pace := pacer{rate: t.Rate}
-		for left := t.Count; left > 0; {
-			pace.await(t.Count - left)
-			n, err := unix.Write(fd, b[:min(left, len(b))])
-			if err != nil && !errors.Is(err, unix.EINTR) {
-				return fmt.Errorf("stream: %w", err)
-			}
-			left -= max(n, 0)
-		}
-		return errors.Join(unix.Close(fd), <-taken)
-	}, nil
+		left -= max(n, 0)
+	}
+	return errors.Join(unix.Close(fd), <-taken)
 }
 
 func tcpSocket(s nettest.Space) (fd int, err error) {

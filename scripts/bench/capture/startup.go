@@ -72,7 +72,7 @@ func milliseconds(ns int64) float64 { return float64(ns) / float64(time.Millisec
 func (b *bench) firstPacket(ctx context.Context, t tool) (ready, first float64, err error) {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	n, err := b.network(1)
+	n, err := b.network(1, watched)
 	if err != nil {
 		return 0, 0, err
 	}
@@ -82,7 +82,7 @@ func (b *bench) firstPacket(ctx context.Context, t tool) (ready, first float64, 
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
 	trickle := traffic{Name: "trickle", Kind: frames, Length: 64, Count: 1 << 30, Rate: 2000, Flows: 256, Links: 1}
-	sender, err := b.sender(ctx, n, trickle)
+	sender, err := b.sender(ctx, n, nil, trickle)
 	if err != nil {
 		return 0, 0, err
 	}
@@ -143,7 +143,7 @@ func (b *bench) ending(ctx context.Context, t tool) (e ending, err error) {
 		return e, err
 	}
 	defer stop()
-	o, err := b.send(ctx, r.n, l.Of)
+	o, err := b.send(ctx, r.n, nil, l.Of)
 	if err != nil {
 		return e, err
 	}

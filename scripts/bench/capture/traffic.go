@@ -46,20 +46,18 @@ const (
 
 var (
 	flood      = traffic{Name: "64 B flood", Kind: frames, Length: 64, Count: 200_000, Flows: 256, Links: 1}
-	paced      = traffic{Name: "64 B at 20k pps", Kind: frames, Length: 64, Count: 15_000, Rate: 20_000, Flows: 256, Links: 1}
+	paced      = traffic{Name: "64 B at 20k pps", Kind: frames, Length: 64, Count: 40_000, Rate: 20_000, Flows: 256, Links: 1}
 	largeFlood = traffic{Name: "1,400 B flood", Kind: frames, Length: 1400, Count: 100_000, Flows: 256, Links: 1}
-	largePaced = traffic{Name: "1,400 B at 20k pps", Kind: frames, Length: 1400, Count: 15_000, Rate: 20_000, Flows: 256, Links: 1}
+	largePaced = traffic{Name: "1,400 B at 20k pps", Kind: frames, Length: 1400, Count: 40_000, Rate: 20_000, Flows: 256, Links: 1}
 	bulk       = traffic{Name: "TCP with GSO", Kind: stream, Count: 160 << 20, Rate: 400 << 20, Links: 1}
 	spreadOut  = traffic{Name: "20 interfaces", Kind: frames, Length: 64, Count: 200_000, Flows: 256, Links: 20}
 	talk       = traffic{Name: "sockets", Kind: sockets, Count: 30 * cycle, Links: 1, Near: true}
 	long       = traffic{Name: "64 B at 50k pps", Kind: frames, Length: 64, Count: 80_000, Rate: 50_000, Flows: 256, Links: 1}
 )
 
-// brief is a quarter of a second of a traffic that is paced, which is enough to see what it costs without a capture.
+// brief is a quarter of a stream, which is enough to see what it costs without a capture.
 func (t traffic) brief() traffic {
-	if t.Rate > 0 {
-		t.Count = min(t.Count, t.Rate/4)
-	}
+	t.Count /= 4
 	return t
 }
 
@@ -98,10 +96,10 @@ func loads() []load {
 	two := []tool{{Kind: tcpdump}, {Kind: agent}}
 	matching := func(expr string) []tool { return []tool{{Kind: tcpdump, Expr: expr}, {Kind: agent, Expr: expr}} }
 	return []load{
-		{Name: floodLoad, Of: flood, Snaplen: 96, Expected: all, Tools: three},
+		{Name: floodLoad, Of: flood, Snaplen: 96, Expected: all, Tools: append(three, tool{Kind: agent, Comments: "none"})},
 		{Name: "1 % match, flood", Of: flood, Snaplen: 96, Expected: some, Tools: matching("port 443")},
 		{Name: "no match, flood", Of: flood, Snaplen: 96, Expected: none, Tools: matching("port 9")},
-		{Name: pacedLoad, Of: paced, Snaplen: 96, Expected: all, Tools: three},
+		{Name: pacedLoad, Of: paced, Snaplen: 96, Expected: all, Tools: append(three, tool{Kind: agent, Comments: "none"})},
 		{Name: largeFloodLoad, Of: largeFlood, Expected: all, Tools: three},
 		{Name: largePacedLoad, Of: largePaced, Expected: all, Tools: three},
 		{Name: bulkLoad, Of: bulk, Expected: all, Tools: two},
