@@ -231,6 +231,7 @@ static __always_inline int capture(struct __sk_buff *skb, enum direction directi
 			owner_in(skb, ip, &w, &sender);
 			if (skb->ifindex == LOOPBACK_IFINDEX && prefers(s, w.uid, sender.uid))
 				w = sender;
+			w.uid = forget(w.uid); /* one that was looked up is as good as another */
 		}
 		if (!admit(s, c, skb->ifindex, w.uid))
 			return TC_ACT_UNSPEC;
