@@ -19,24 +19,22 @@ var objects embed.FS
 // Open parses the object of a probe ("packet") in a variant ("ring"). The spec
 // is the caller's own. The error wraps fs.ErrNotExist where there is no such object.
 func Open(probe, variant string) (*ebpf.CollectionSpec, error) {
-	path := "obj/" + probe + "." + variant + ".o"
-	raw, err := fs.ReadFile(objects, path)
+	name := "obj/" + probe + "." + variant + ".o"
+	raw, err := fs.ReadFile(objects, name)
 	if err != nil {
 		return nil, fmt.Errorf("bpf object of probe %s, variant %s: %w", probe, variant, err)
 	}
 	spec, err := ebpf.LoadCollectionSpecFromReader(bytes.NewReader(raw))
 	if err != nil {
-		return nil, fmt.Errorf("parse bpf object %s: %w", path, err)
-	}
-	if err := tellFunctions(spec); err != nil {
-		return nil, fmt.Errorf("bpf object %s: %w", path, err)
+		return nil, fmt.Errorf("parse bpf object %s: %w", name, err)
 	}
 	return spec, nil
 }
 
-// tellFunctions tells the kernel what functions programs have where some of them are global ("GLOBAL" of bpf/src/agent.h): the objects do
-// not say so, since that stands between the lines of their sources (see the Makefile).
-func tellFunctions(spec *ebpf.CollectionSpec) error {
+// TellFunctions has the kernel told what functions programs have where some of them are global ("GLOBAL" of src/agent.h), which not every
+// kernel takes. An object does not say so by itself, since that stands between the lines of its sources (see the Makefile). It is called
+// before a filter is injected.
+func TellFunctions(spec *ebpf.CollectionSpec) error {
 	for _, p := range spec.Programs {
 		global := false
 		functions := map[int]*btf.Func{} // by the number of their first instruction
@@ -46,7 +44,7 @@ func tellFunctions(spec *ebpf.CollectionSpec) error {
 			}
 			var f *btf.Func
 			if err := spec.Types.TypeByName(in.Symbol(), &f); err != nil {
-				return fmt.Errorf("type of %s: %w", in.Symbol(), err)
+				return fmt.Errorf("type of function %s: %w", in.Symbol(), err)
 			}
 			functions[i] = f
 			global = global || i > 0 && f.Linkage == btf.GlobalFunc

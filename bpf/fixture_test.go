@@ -172,6 +172,9 @@ func (p perfBuffer) next() ([]byte, error) {
 func start(t testing.TB, name string, c config) *capture {
 	t.Helper()
 	spec := open(t, name)
+	if err := bpf.TellFunctions(spec); err != nil {
+		t.Fatal(err)
+	}
 	if v, ok := spec.Variables["settings"]; ok {
 		if err := v.Set(c.settings); err != nil {
 			t.Fatal(err)

@@ -15,6 +15,7 @@ import (
 	"droidtap/bpf"
 )
 
+// TestEveryProgramRuns is where the kernel is not told of functions, too.
 func TestEveryProgramRuns(t *testing.T) {
 	needRoot(t)
 	for _, name := range bpf.Names() {
@@ -45,6 +46,9 @@ func TestVerifierLooksAtFunctionsOnce(t *testing.T) {
 	needRoot(t)
 	const most = 8000 // of 1,000,000, for a program that tells owners by sockets; Linux 6.18 needs 5,059
 	spec := open(t, "packet.ring.o")
+	if err := bpf.TellFunctions(spec); err != nil {
+		t.Fatal(err)
+	}
 	lookup := tiers[slices.IndexFunc(tiers, func(t tier) bool { return t.lookup })]
 	set := lookup.offsets(t, settings{Snaplen: 96, Directions: both, Wakeup: 1 << 20, Owner: tell})
 	if err := spec.Variables["settings"].Set(set); err != nil {

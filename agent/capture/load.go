@@ -135,6 +135,11 @@ func try(o object, p plugin.Preparer, t plugin.Target, quiet bool) (*ebpf.Collec
 	if err != nil {
 		return nil, err
 	}
+	if t.Plan.Globals {
+		if err := bpf.TellFunctions(spec); err != nil {
+			return nil, err
+		}
+	}
 	if t.Plan.Clock == plan.Monotonic {
 		useMonotonic(spec)
 	}

@@ -36,6 +36,7 @@ func Ask(release string) plan.Kernel {
 		BootNs:  features.HaveProgramHelper(ebpf.SchedCLS, asm.FnKtimeGetBootNs),
 		TCX:     hook.HaveTCX(),
 		Cgroup:  features.HaveProgramHelper(ebpf.SchedCLS, asm.FnSkbCgroupId),
+		Globals: haveGlobals(),
 	}
 }
 

@@ -26,7 +26,7 @@ func TestTrials(t *testing.T) {
 	for _, test := range []struct {
 		name string
 		try  func() error
-	}{{"HaveClsact", HaveClsact}, {"HavePacketSocket", HavePacketSocket}} {
+	}{{"HaveClsact", HaveClsact}, {"HavePacketSocket", HavePacketSocket}, {"haveGlobals", haveGlobals}} {
 		t.Run(test.name, func(t *testing.T) {
 			// A process of its own: there are no threads and programs of other tests.
 			if !again(t, unchanged) {

@@ -66,6 +66,7 @@ type Kernel struct {
 	TC      error // clsact and cls_bpf; nil as well where only an attach tells
 	Socket  error // packet sockets with a bpf filter; nil as well where only an open tells
 	Cgroup  error // bpf_skb_cgroup_id in a classifier
+	Globals error // global functions in a classifier
 	Types   error // offsets in the kernel's structs, found to be right
 	SockUID error // that of a socket's owner among them
 }
@@ -111,6 +112,7 @@ type Plan struct {
 	Clock    Clock
 	Owners   Owners
 	NoCgroup bool     // programs do without bpf_skb_cgroup_id
+	Globals  bool     // the kernel is told which functions of programs are global
 	Choices  []Choice // why
 }
 
@@ -154,6 +156,7 @@ func Make(k Kernel, w Wish) (Plan, error) {
 	p.clock(k)
 	p.owners(k)
 	p.NoCgroup = k.Cgroup != nil
+	p.Globals = k.Globals == nil
 	return p, nil
 }
 

@@ -19,12 +19,13 @@ var lacks = map[rune]error{
 	's': errors.New("try a packet socket: not supported"),
 	'o': errors.New("no BTF fits"),
 	'c': errors.New("program type SchedCLS: helper FnSkbCgroupId: not supported"),
+	'g': errors.New("global functions: not supported"),
 }
 
 // that is the kernel that lacks what the letters say.
 func that(release, letters string) Kernel {
 	k := Kernel{Release: release}
-	places := map[rune]*error{'r': &k.RingBuf, 'b': &k.BootNs, 'x': &k.TCX, 't': &k.TC, 's': &k.Socket, 'o': &k.Types, 'c': &k.Cgroup}
+	places := map[rune]*error{'r': &k.RingBuf, 'b': &k.BootNs, 'x': &k.TCX, 't': &k.TC, 's': &k.Socket, 'o': &k.Types, 'c': &k.Cgroup, 'g': &k.Globals}
 	for _, l := range letters {
 		*places[l] = lacks[l]
 	}
@@ -222,6 +223,14 @@ func TestCgroup(t *testing.T) {
 	for letters, want := range map[string]bool{"": false, "c": true} {
 		if p, err := Make(that("", letters), Wish{}); err != nil || p.NoCgroup != want {
 			t.Errorf("lacks %q: %t, %v", letters, p.NoCgroup, err)
+		}
+	}
+}
+
+func TestGlobals(t *testing.T) {
+	for letters, want := range map[string]bool{"": true, "g": false} {
+		if p, err := Make(that("", letters), Wish{}); err != nil || p.Globals != want {
+			t.Errorf("lacks %q: %t, %v", letters, p.Globals, err)
 		}
 	}
 }

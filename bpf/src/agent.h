@@ -96,7 +96,7 @@ static __always_inline const volatile struct settings *setting(void)
 #define ROOM	  true
 /*
  * A function that the verifier looks at once, whatever it is called with, and not for
- * each call: from 5.6 on, if user space tells that it is global (bpf/bpf.go). Up to
+ * each call: from 5.6 on, if user space tells that it is global (TellFunctions). Up to
  * 5.11 its arguments are the context and numbers.
  */
 #define GLOBAL __noinline
