@@ -233,6 +233,7 @@ func duration(c *cli.Context) (time.Duration, error) {
 // addPlugins asks the plugins what the flags want of them.
 func addPlugins(c *cli.Context, cfg *capture.Config) error {
 	var labels []string
+	given := c.FlagNames() // once: IsSet goes through all flags, by regular expressions
 	for _, p := range plugin.Probes() {
 		src, err := p.New(c)
 		if err != nil {
@@ -241,7 +242,7 @@ func addPlugins(c *cli.Context, cfg *capture.Config) error {
 		if src == nil {
 			continue
 		}
-		cfg.Probes = append(cfg.Probes, capture.Probe{Name: p.Name, Source: src, Needs: p.Needs, Asked: anySet(c, p.Flags), Optional: p.Optional})
+		cfg.Probes = append(cfg.Probes, capture.Probe{Name: p.Name, Source: src, Needs: p.Needs, Asked: anyOf(given, p.Flags), Optional: p.Optional})
 		if l, ok := src.(plugin.Labeler); ok {
 			labels = append(labels, l.Label())
 		}
@@ -283,9 +284,9 @@ func limit(cfg *capture.Config) {
 	}
 }
 
-// anySet tells whether one of the flags was given.
-func anySet(c *cli.Context, flags []cli.Flag) bool {
-	return slices.ContainsFunc(flags, func(f cli.Flag) bool { return c.IsSet(f.Names()[0]) })
+// anyOf tells whether one of the flags is among the names of those that were given.
+func anyOf(given []string, flags []cli.Flag) bool {
+	return slices.ContainsFunc(flags, func(f cli.Flag) bool { return slices.Contains(given, f.Names()[0]) })
 }
 
 func printSummary(w io.Writer, s capture.Summary) {
