@@ -27,7 +27,7 @@ func TestAgentFilter(t *testing.T) {
 	near, far := nettest.Pair(t)
 	const one, other = "udp and (port 4000 or port 4001)", "udp port 4000 or udp port 4002"
 	b := launch(t, near, "agent", "-U", "-B", "65536", "-s", "64", one)
-	stop := startFlood(far)
+	traffic := startFlood(far)
 	const rounds = 20
 	for n := 1; n <= rounds; n++ {
 		expr := one
@@ -43,6 +43,7 @@ func TestAgentFilter(t *testing.T) {
 		if b.json(t, &s, "status"); s.Filter != expr {
 			t.Errorf("the filter is %q, and not %q", s.Filter, expr)
 		}
+		traffic.pass(t)
 	}
 	_, stderr, code := b.ends("agent", "filter", "--socket", b.file("sock"), "tcp", "port")
 	if want := "agent: filter: filter \"tcp port\": can't parse filter expression: syntax error\n"; code != 2 || stderr != want {
@@ -52,7 +53,7 @@ func TestAgentFilter(t *testing.T) {
 	if code != 2 || !strings.Contains(stderr, "needs an expression") {
 		t.Errorf("code %d, %q", code, stderr)
 	}
-	sent := stop(t)
+	sent := traffic.stop(t)
 	b.ask(t, "stop")
 	b.gone(t)
 	replaced(t, b.file("f"), sent)

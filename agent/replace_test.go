@@ -11,9 +11,12 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/urfave/cli/v2"
 	"golang.org/x/sys/unix"
@@ -91,7 +94,7 @@ func TestReplace(t *testing.T) {
 			stdin, err := cmd.StdinPipe()
 			must(t, err)
 			p := nettest.Start(t, cmd, "capturing on veth0")
-			stop := startFlood(far)
+			traffic := startFlood(far)
 			const rounds = 30
 			for n := 1; n <= rounds; n++ {
 				expr := c.other
@@ -101,11 +104,12 @@ func TestReplace(t *testing.T) {
 				_, err := io.WriteString(stdin, expr+"\n")
 				must(t, err)
 				p.Await(t, fmt.Sprintf("%d replaced\n", n))
+				traffic.pass(t)
 			}
 			_, err = io.WriteString(stdin, "tcp port\n")
 			must(t, err)
 			p.Await(t, fmt.Sprintf("%d not replaced, exit code 2: filter \"tcp port\": can't parse filter expression: syntax error\n", rounds+1))
-			sent := stop(t)
+			sent := traffic.stop(t)
 			must(t, stdin.Close())
 			if code := p.Wait(t); code != 0 {
 				t.Fatalf("code %d:\n%s", code, p.Stderr())
@@ -148,38 +152,55 @@ func replaced(t *testing.T, file string, sent int) nettest.File {
 	return f
 }
 
-// startFlood has flood send from a namespace. The result stops it, and returns how many packets each port got.
-func startFlood(from nettest.Space) (stop func(*testing.T) int) {
-	ending, ended := make(chan struct{}), make(chan error)
-	sent := 0
-	go func() {
-		ended <- from.Do(0, func() (err error) {
-			sent, err = flood(ending)
-			return err
-		})
-	}()
-	return func(t *testing.T) int {
-		close(ending)
-		must(t, <-ended)
-		return sent
+// flooding is a flood that goes on.
+type flooding struct {
+	sent   atomic.Int64 // packets that each port got
+	ending chan struct{}
+	ended  chan error
+}
+
+// startFlood has flood send from a namespace.
+func startFlood(from nettest.Space) *flooding {
+	f := &flooding{ending: make(chan struct{}), ended: make(chan error)}
+	go func() { f.ended <- from.Do(0, func() error { return flood(f.ending, &f.sent) }) }()
+	return f
+}
+
+// pass waits until some more packets were sent, however slow that may be.
+func (f *flooding) pass(t *testing.T) {
+	t.Helper()
+	const some = 20
+	end := time.Now().Add(nettest.Patience)
+	for enough := f.sent.Load() + some; f.sent.Load() < enough; runtime.Gosched() {
+		if time.Now().After(end) {
+			t.Fatal("nothing is sent")
+		}
 	}
 }
 
-// flood sends packets of 100 bytes to each port in turns, until stop is closed. It returns how many each got.
-func flood(stop <-chan struct{}) (sent int, err error) {
+// stop ends it, and returns how many packets each port got.
+func (f *flooding) stop(t *testing.T) int {
+	t.Helper()
+	close(f.ending)
+	must(t, <-f.ended)
+	return int(f.sent.Load())
+}
+
+// flood sends packets of 100 bytes to each port in turns, until stop is closed. It counts how many each got.
+func flood(stop <-chan struct{}, sent *atomic.Int64) error {
 	var conns []net.Conn
 	for port := bothPort; port <= neitherPort; port++ {
 		c, err := net.Dial("udp", net.JoinHostPort(nettest.Near4, fmt.Sprint(port)))
 		if err != nil {
-			return 0, err
+			return err
 		}
 		defer c.Close()
 		conns = append(conns, c)
 	}
-	for ; ; sent++ {
+	for ; ; sent.Add(1) {
 		select {
 		case <-stop:
-			return sent, nil
+			return nil
 		default:
 		}
 		for _, c := range conns {
@@ -189,7 +210,7 @@ func flood(stop <-chan struct{}) (sent int, err error) {
 				_, err = c.Write(make([]byte, 58))
 			}
 			if err != nil {
-				return sent, err
+				return err
 			}
 		}
 	}

@@ -5,6 +5,7 @@ package netd
 import (
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/cilium/ebpf"
 	"github.com/vishvananda/netlink"
@@ -16,6 +17,16 @@ import (
 type conn struct {
 	*netlink.Handle
 	raw map[int]*nl.SocketHandle
+}
+
+// QdiscDel is the handle's, again while somebody's filter request on the qdisc is under way, for which since 6.5 it cannot be deleted
+// (net/sched/sch_api.c).
+func (c *conn) QdiscDel(q netlink.Qdisc) error {
+	for end := time.Now().Add(time.Second); ; {
+		if err := c.Handle.QdiscDel(q); !errors.Is(err, unix.EBUSY) || time.Now().After(end) {
+			return err
+		}
+	}
 }
 
 // open opens a conn to the network namespace of the calling thread.
