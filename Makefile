@@ -98,9 +98,9 @@ test-fuzz: ## each fuzz target for 6 seconds
 	@timeout -k 10 900 $(MAKE) --no-print-directory FUZZTIME=6s fuzz
 test-static: agent ## the phone's binary is what it must be
 	@scripts/check-static.sh build/arm64/agent
-test-lab: agent ## the emulated phone, on the kernels of SUITES
+test-lab: agent ## the emulated phone, on the kernels of SUITES; ALL=1: all tests on each of them
 	@$(call cgo,arm64); $(GO) test -c -tags $(TAGS) -ldflags '$(LDFLAGS)' -o build/arm64/filter.test ./agent/filter
-	@DROIDTAP_AGENT=$(CURDIR)/build/arm64/agent DROIDTAP_FILTER_TEST=$(CURDIR)/build/arm64/filter.test DROIDTAP_LAB_SUITES=$(SUITES) scripts/gotest.sh -timeout 35m ./scripts/lab/...
+	@DROIDTAP_AGENT=$(CURDIR)/build/arm64/agent DROIDTAP_FILTER_TEST=$(CURDIR)/build/arm64/filter.test DROIDTAP_LAB_SUITES=$(SUITES) DROIDTAP_LAB_ALL=$(ALL) scripts/gotest.sh -timeout 55m ./scripts/lab/...
 .PHONY: test test-pure test-host test-fuzz test-static test-lab
 
 FUZZTIME ?= 10m
