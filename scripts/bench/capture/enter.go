@@ -42,6 +42,10 @@ func enterCommand(argv []string) error {
 	if err := hurry(); err != nil {
 		return err
 	}
+	// ip-netns(8) has mounted /sys anew for this process, without the cgroups by which the agent tells others.
+	if err := unix.Mount("none", "/sys/fs/cgroup", "cgroup2", 0, ""); err != nil {
+		return fmt.Errorf("mount cgroups: %w", err)
+	}
 	unix.CloseOnExec(startedFD)
 	if err := binary.Write(os.NewFile(startedFD, "started"), le, monotonic()); err != nil {
 		return fmt.Errorf("tell the time: %w", err)

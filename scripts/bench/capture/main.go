@@ -113,6 +113,11 @@ func (o options) measure(ctx context.Context) (r report, err error) {
 		return r, err
 	}
 	defer func() { err = errors.Join(err, b.close()) }()
+	leave, err := enterCgroup(b.proc)
+	if err != nil {
+		return r, fmt.Errorf("make a cgroup: %w", err)
+	}
+	defer func() { err = errors.Join(err, leave()) }()
 	chosen, err := regexp.Compile(o.load)
 	if err != nil {
 		return r, err

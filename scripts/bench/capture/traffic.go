@@ -46,9 +46,9 @@ const (
 
 var (
 	flood      = traffic{Name: "64 B flood", Kind: frames, Length: 64, Count: 200_000, Flows: 256, Links: 1}
-	paced      = traffic{Name: "64 B at 20k pps", Kind: frames, Length: 64, Count: 40_000, Rate: 20_000, Flows: 256, Links: 1}
+	paced      = traffic{Name: "64 B at 20k pps", Kind: frames, Length: 64, Count: 30_000, Rate: 20_000, Flows: 256, Links: 1}
 	largeFlood = traffic{Name: "1,400 B flood", Kind: frames, Length: 1400, Count: 100_000, Flows: 256, Links: 1}
-	largePaced = traffic{Name: "1,400 B at 20k pps", Kind: frames, Length: 1400, Count: 40_000, Rate: 20_000, Flows: 256, Links: 1}
+	largePaced = traffic{Name: "1,400 B at 20k pps", Kind: frames, Length: 1400, Count: 30_000, Rate: 20_000, Flows: 256, Links: 1}
 	bulk       = traffic{Name: "TCP with GSO", Kind: stream, Count: 160 << 20, Rate: 400 << 20, Links: 1}
 	spreadOut  = traffic{Name: "20 interfaces", Kind: frames, Length: 64, Count: 200_000, Flows: 256, Links: 20}
 	talk       = traffic{Name: "sockets", Kind: sockets, Count: 30 * cycle, Links: 1, Near: true}
