@@ -14,12 +14,13 @@ func (p procfs) cgroups() string {
 	if err != nil {
 		return ""
 	}
-	return findCgroups(string(mounts))
+	return FindCgroups(string(mounts))
 }
 
-// findCgroups reads proc_pid_mountinfo(5): beside controllers of version 1 there may be a tree of version 2, on Android at
-// /sys/fs/cgroup or /dev/cg2_bpf, on a hybrid system at /sys/fs/cgroup/unified. The whole tree is better than a part.
-func findCgroups(mountinfo string) string {
+// FindCgroups returns where cgroup version 2 is mounted by mountinfo, proc_pid_mountinfo(5); "" if it is not. Beside controllers
+// of version 1 there may be a tree of version 2, on Android at /sys/fs/cgroup or /dev/cg2_bpf, on a hybrid system at
+// /sys/fs/cgroup/unified. The whole tree is better than a part.
+func FindCgroups(mountinfo string) string {
 	part := ""
 	for line := range strings.Lines(mountinfo) {
 		before, after, _ := strings.Cut(line, " - ")

@@ -312,7 +312,7 @@ func TestFindCgroups(t *testing.T) {
 		"blanks":            {`1 2 0:3 / /a\040b\134040 rw - cgroup2 n rw`, `/a b\040`},
 		"broken":            {" - cgroup2\n - \n\n-\n", ""},
 	} {
-		t.Run(name, func(t *testing.T) { equal(t, "mount", c.want, findCgroups(c.mounts)) })
+		t.Run(name, func(t *testing.T) { equal(t, "mount", c.want, FindCgroups(c.mounts)) })
 	}
 }
 

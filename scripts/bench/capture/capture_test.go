@@ -180,23 +180,6 @@ func TestUsage(t *testing.T) {
 	}
 }
 
-func TestCgroups(t *testing.T) {
-	const v1 = "36 31 0:33 / /sys/fs/cgroup/cpu rw,relatime - cgroup cgroup rw,cpu\n"
-	for name, c := range map[string]struct{ mounts, want string }{
-		"hybrid":      {v1 + "41 31 0:38 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n", "/sys/fs/cgroup/unified"},
-		"version 2":   {"30 25 0:26 / /sys/fs/cgroup rw,nosuid shared:9 - cgroup2 none rw\n", "/sys/fs/cgroup"},
-		"only a part": {"30 25 0:26 /user.slice /c rw - cgroup2 none rw\n", ""},
-		"version 1":   {v1, ""},
-	} {
-		t.Run(name, func(t *testing.T) {
-			got, err := cgroups(fstest.MapFS{"self/mountinfo": {Data: []byte(c.mounts)}})
-			if err != nil || got != c.want {
-				t.Errorf("%q, %v; want %q", got, err, c.want)
-			}
-		})
-	}
-}
-
 func TestPassed(t *testing.T) {
 	const dev = `Inter-|   Receive                                                |  Transmit
  face |bytes    packets errs drop fifo frame compressed multicast|bytes    packets errs drop fifo colls carrier compressed
