@@ -127,23 +127,13 @@ func family(t *testing.T, dir, name string) (paths []string) {
 	return all
 }
 
-// unpacked reads a capture file that may be compressed, and may be torn at its end. The error is of one that is.
+// unpacked reads a capture file that may be compressed, and may be torn at its end. The error is of one that is. What can be
+// read of a frame that kill -9 has torn in the middle of its write is no packet: it was never flushed.
 func unpacked(t *testing.T, path string) (nettest.File, error) {
 	t.Helper()
 	raw, err := os.ReadFile(path)
 	must(t, err)
-	var r io.Reader = bytes.NewReader(raw)
-	torn := error(nil)
-	switch {
-	case bytes.HasPrefix(raw, []byte("\x28\xb5\x2f\xfd")):
-		r, torn = zstd.NewReader(r)
-	case bytes.HasPrefix(raw, []byte("\x1f\x8b")):
-		r, torn = gzip.NewReader(r)
-	}
-	var text []byte
-	if torn == nil {
-		text, torn = io.ReadAll(r)
-	}
+	text, torn := unsqueezed(raw)
 	plain := filepath.Join(t.TempDir(), "plain")
 	must(t, os.WriteFile(plain, text, 0o600))
 	f, err := nettest.Read(plain)
@@ -151,6 +141,37 @@ func unpacked(t *testing.T, path string) (nettest.File, error) {
 		torn = fmt.Errorf("%d of %d bytes are whole blocks", whole(text), len(text))
 	}
 	return f, errors.Join(torn, err)
+}
+
+// unsqueezed returns what is in the whole frames of a file, all of it if it is not compressed. The error is of the first frame
+// that is torn.
+func unsqueezed(raw []byte) (text []byte, torn error) {
+	var magic string
+	var open func(io.Reader) (io.Reader, error)
+	switch {
+	case bytes.HasPrefix(raw, []byte("\x28\xb5\x2f\xfd")):
+		magic, open = "\x28\xb5\x2f\xfd", func(r io.Reader) (io.Reader, error) { return zstd.NewReader(r) }
+	case bytes.HasPrefix(raw, []byte("\x1f\x8b\x08")):
+		magic, open = "\x1f\x8b\x08", func(r io.Reader) (io.Reader, error) { return gzip.NewReader(r) }
+	default:
+		return raw, nil
+	}
+	for end := len(raw); end > 0; end-- {
+		if !strings.HasPrefix(magic, string(raw[end:min(end+len(magic), len(raw))])) {
+			continue // no other frame begins here
+		}
+		r, err := open(bytes.NewReader(raw[:end]))
+		if err == nil {
+			text, err = io.ReadAll(r)
+		}
+		if err == nil {
+			return text, torn
+		}
+		if torn == nil {
+			torn = err
+		}
+	}
+	return nil, torn
 }
 
 // whole returns how many bytes of a pcapng file are whole blocks.
