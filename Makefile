@@ -94,8 +94,8 @@ test-pure: ## packages that need neither cgo nor root
 	@CGO_ENABLED=0 scripts/gotest.sh ./agent/pclntab ./agent/pcapng ./agent/plan ./agent/plugin ./android ./btf/... ./scripts/bench/capture
 test-host: ## everything on this kernel: objects, filters, hooks, captures in namespaces (root)
 	@$(call cgo,host); scripts/gotest.sh -timeout 25m -tags $(TAGS) ./agent/... ./bpf/... ./android/... ./btf/... ./scripts/bench/capture ./scripts/module/... ./scripts/netd/... ./scripts/nettest/... ./scripts/tls/... ./scripts/workload/... ./scripts/wireshark/...
-test-fuzz: ## each fuzz target for 6 seconds
-	@timeout -k 10 900 $(MAKE) --no-print-directory FUZZTIME=6s fuzz
+test-fuzz: ## each fuzz target for 4 seconds
+	@timeout -k 10 900 $(MAKE) --no-print-directory FUZZTIME=4s fuzz
 test-static: agent ## the phone's binary is what it must be
 	@scripts/check-static.sh build/arm64/agent
 test-lab: agent ## the emulated phone, on the kernels of SUITES; ALL=1: all tests on each of them

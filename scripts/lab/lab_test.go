@@ -26,10 +26,24 @@ var (
 	tcpdumpLine  = regexp.MustCompile(`listening on `)
 )
 
-// thorough tells whether a suite's kernel has all tests: the oldest one, and the newest of a release. The others have those that depend
-// most on what a kernel has, or all with DROIDTAP_LAB_ALL.
-func thorough(suite string) bool {
-	return suite == "bullseye" || suite == "trixie" || os.Getenv("DROIDTAP_LAB_ALL") != ""
+// scope is which tests a kernel has.
+type scope int
+
+const (
+	brief    scope = iota // those that depend most on what it has
+	thorough              // those that depend on it
+	whole                 // also those of which nobody expects that they do
+)
+
+// scopeOf is more of the oldest kernel, and of the newest that Debian has released. With DROIDTAP_LAB_ALL it is whole.
+func scopeOf(suite string) scope {
+	switch {
+	case suite == "bullseye" || os.Getenv("DROIDTAP_LAB_ALL") != "":
+		return whole
+	case suite == "trixie":
+		return thorough
+	}
+	return brief
 }
 
 // TestPhone runs the tests on the kernel of each suite in DROIDTAP_LAB_SUITES, on as many phones at once as this
@@ -55,31 +69,31 @@ func TestPhone(t *testing.T) {
 			t.Parallel()
 			p := boot(t, suite)
 			p.push(t, binary, agent)
-			thoroughly := func(name string, test func(*testing.T)) {
-				if thorough(suite) {
+			from := func(least scope, name string, test func(*testing.T)) {
+				if scopeOf(suite) >= least {
 					t.Run(name, test)
 				}
 			}
-			thoroughly("su", func(t *testing.T) { testSu(t, p) })
-			t.Run("capture", func(t *testing.T) { testCapture(t, p, thorough(suite)) })
+			from(whole, "su", func(t *testing.T) { testSu(t, p) })
+			t.Run("capture", func(t *testing.T) { testCapture(t, p, scopeOf(suite) == whole) })
 			t.Run("filters", func(t *testing.T) { testFilters(t, p) })
 			t.Run("choice", func(t *testing.T) { testChoice(t, p) })
 			t.Run("uid", func(t *testing.T) { testUID(t, p, "") })
 			t.Run("uid by the legacy object", func(t *testing.T) { testUID(t, p, "--object legacy") })
-			thoroughly("not root", func(t *testing.T) { testNotRoot(t, p) })
-			thoroughly("clean", func(t *testing.T) { testClean(t, p) })
-			thoroughly("README", func(t *testing.T) { testReadme(t, p, binary) })
-			thoroughly("script", func(t *testing.T) { testScript(t, p, binary) })
+			from(whole, "not root", func(t *testing.T) { testNotRoot(t, p) })
+			from(thorough, "clean", func(t *testing.T) { testClean(t, p) })
+			from(whole, "README", func(t *testing.T) { testReadme(t, p, binary) })
+			from(whole, "script", func(t *testing.T) { testScript(t, p, binary) })
 			t.Run("doctor", func(t *testing.T) { testDoctor(t, p, suite) })
 			t.Run("BTF", func(t *testing.T) { testBTF(t, p) })
-			thoroughly("packet socket", func(t *testing.T) { testPacketSocket(t, p) })
+			from(thorough, "packet socket", func(t *testing.T) { testPacketSocket(t, p) })
 			t.Run("uid by a packet socket", func(t *testing.T) { testPacketSocketUID(t, p) })
-			thoroughly("truth", func(t *testing.T) { testTruth(t, p) })
-			thoroughly("offload", func(t *testing.T) { testOffload(t, p) })
+			from(thorough, "truth", func(t *testing.T) { testTruth(t, p) })
+			from(thorough, "offload", func(t *testing.T) { testOffload(t, p) })
 			t.Run("in the way", func(t *testing.T) { testInTheWay(t, p) })
-			thoroughly("clock", func(t *testing.T) { testClock(t, p) })
-			thoroughly("sleep", func(t *testing.T) { testSleep(t, p) })
-			thoroughly("processors", func(t *testing.T) { testProcessors(t, p) })
+			from(thorough, "clock", func(t *testing.T) { testClock(t, p) })
+			from(thorough, "sleep", func(t *testing.T) { testSleep(t, p) })
+			from(thorough, "processors", func(t *testing.T) { testProcessors(t, p) })
 			t.Run("netd", func(t *testing.T) { testNetd(t, p) })
 			t.Run("home", func(t *testing.T) { testHome(t, p) })
 			if suite == "bookworm" {
